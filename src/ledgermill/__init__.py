@@ -1,0 +1,1 @@
+"""ledgermill posts to double-entry ledgers from a message queue."""

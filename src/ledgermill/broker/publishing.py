@@ -1,0 +1,123 @@
+"""Publishing to the broker: rings for workers, news for who waits, and counters for the metrics."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+from uuid import UUID
+
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from ledgermill.config import Settings
+from ledgermill.messages import routes
+from ledgermill.observability import logger
+
+SETTLED_CHANNEL: Final = "ledgermill:settled"
+METRICS_KEY: Final = "ledgermill:metrics"
+RING_KEY: Final = "ledgermill:ring:{lane}"
+RING_LASTS_MS: Final = 5_000  # a ring that was lost blocks the next one no longer than this
+
+log = logger(__name__)
+
+
+def celery_settings(settings: Settings) -> dict[str, Any]:
+    """What producers and workers must agree on."""
+    return {
+        "broker_url": settings.broker_url.get_secret_value(),
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
+        "task_default_queue": routes.POSTING_QUEUE,
+        "task_create_missing_queues": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            "visibility_timeout": settings.visibility_timeout_s,
+            "unacked_restore_interval": 2,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 10,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "retry_on_timeout": True,
+        },
+    }
+
+
+def redis_client(url: str) -> redis.Redis:
+    """A client that notices a dead server within seconds."""
+    return redis.Redis.from_url(
+        url, socket_timeout=5, socket_connect_timeout=3, socket_keepalive=True, health_check_interval=10
+    )
+
+
+class Broker:
+    """The broker as the rest of ledgermill sees it. A broker that is away costs time, never a job: beat rings again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.lanes = settings.posting_lanes
+        self.redis = redis_client(settings.broker_url.get_secret_value())
+        self.celery = Celery("ledgermill-publisher", set_as_current=False)
+        self.celery.conf.update(celery_settings(settings))
+
+    def ring(self, lane: int) -> bool:
+        """Tell a lane's workers to look into the inbox, unless a ring is under way already; False: nobody was told."""
+        try:
+            if not self.redis.set(RING_KEY.format(lane=lane), b"1", nx=True, px=RING_LASTS_MS):
+                return True
+            self.celery.send_task(
+                routes.LOOK.task,
+                kwargs={"lane": lane},
+                queue=routes.queue_of_lane(lane, lanes=self.lanes),
+                retry=False,
+                argsrepr="()",
+                kwargsrepr=f"lane {lane}",
+            )
+        except (redis.RedisError, OperationalError) as error:
+            log.warning("no ring", lane=lane, reason=type(error).__name__)
+            return False
+        return True
+
+    def ring_for(self, organization: UUID) -> bool:
+        """Tell the workers of this organization's lane to look into the inbox."""
+        return self.ring(routes.lane_of(organization) % max(self.lanes, 1))
+
+    def ring_was_heard(self, lane: int) -> None:
+        """From here on the next ring counts; called before looking, so that none is missed."""
+        try:
+            self.redis.delete(RING_KEY.format(lane=lane))
+        except redis.RedisError as error:
+            log.warning("a ring was heard but could not be cleared", lane=lane, reason=type(error).__name__)
+
+    def tell_settled(self, batches: Iterable[UUID], counters: Mapping[str, float]) -> None:
+        """After a commit: wake who waits for these batches, and count."""
+        try:
+            with self.redis.pipeline(transaction=False) as pipeline:
+                for name, amount in counters.items():
+                    pipeline.hincrbyfloat(METRICS_KEY, name, amount)
+                pipeline.publish(SETTLED_CHANNEL, " ".join(str(batch) for batch in batches))
+                pipeline.execute()
+        except redis.RedisError as error:
+            log.warning(
+                "nobody was told of settled batches; who waits will look by itself", reason=type(error).__name__
+            )
+
+    def counters(self) -> dict[str, float]:
+        """All counters."""
+        found: dict[bytes, bytes] = self.redis.hgetall(METRICS_KEY)  # type: ignore[assignment]  # sync client
+        return {name.decode(): float(amount) for name, amount in found.items()}
+
+    def queue_length(self, queue: str) -> int:
+        """How many messages wait in a queue."""
+        return int(self.redis.llen(queue))
+
+    def is_there(self) -> bool:
+        """Whether the broker answers."""
+        try:
+            return bool(self.redis.ping())
+        except redis.RedisError:
+            return False
+
+    def close(self) -> None:
+        self.celery.close()
+        self.redis.close()

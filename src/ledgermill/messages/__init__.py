@@ -1,0 +1,1 @@
+"""What may arrive or leave: shapes, checked strictly."""

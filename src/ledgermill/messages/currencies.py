@@ -1,0 +1,17 @@
+"""Currencies by ISO 4217: which there are, and how many decimals they have."""
+
+from functools import cache
+
+from iso4217 import Currency
+
+from ledgermill.errors import InvalidField
+
+
+@cache
+def exponent_of(code: str) -> int:
+    """The number of decimals of a currency: 2 for EUR, 0 for JPY, 3 for KWD, 4 for CLF. Raises InvalidField."""
+    try:
+        exponent: int | None = Currency(code).exponent
+    except ValueError:
+        raise InvalidField(field="currency", problem=f"{code} is no currency of ISO 4217") from None
+    return exponent or 0  # metals and funds have none

@@ -1,0 +1,312 @@
+"""Journals and balance updates as they arrive: shapes, reading, and the fingerprint that a key is bound to."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, NotRequired
+
+import orjson
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic_core import from_json
+from typing_extensions import TypedDict
+
+from ledgermill.domain.journals import (
+    MOST_ENTRIES,
+    POST_JOURNAL,
+    UPDATE_BALANCE,
+    EntryRequest,
+    JournalRequest,
+    Request,
+    UnusableRequest,
+    balanced_total,
+    opposite,
+)
+from ledgermill.domain.ledgers import CREDIT, DEBIT, LedgerReference, Side
+from ledgermill.errors import BatchSize, InvalidField, InvalidJson, LedgermillError
+from ledgermill.messages.fields import (
+    Amount,
+    Code,
+    CurrencyCode,
+    DateText,
+    Description,
+    IdempotencyKey,
+    InstantText,
+    LedgerNumber,
+    Metadata,
+    Name,
+    UuidText,
+    first_problem,
+    read_date,
+    read_instant,
+    reference_of,
+)
+
+MOST_ITEMS: Final = 10_000
+MOST_METADATA_BYTES: Final = 16_384
+FINGERPRINT_VERSION: Final = b"1:"  # a release that reads content differently counts up, and keeps reading the old way
+STRICT: Final = ConfigDict(extra="forbid", strict=True)
+SIDES: Final[dict[str, Side]] = {"debit": DEBIT, "credit": CREDIT}
+
+NewKey = Callable[[int], str]
+
+
+@with_config(STRICT)
+class LedgerReferenceV1(TypedDict):
+    """A ledger by its id, its code or its number; several must agree."""
+
+    ledger_id: NotRequired[UuidText | None]
+    ledger_code: NotRequired[Code | None]
+    ledger_num_id: NotRequired[LedgerNumber | None]
+
+
+@with_config(STRICT)
+class EntryV1(TypedDict):
+    """A positive amount on one side of one ledger. Without a currency: the journal's."""
+
+    ledger_id: NotRequired[UuidText | None]
+    ledger_code: NotRequired[Code | None]
+    ledger_num_id: NotRequired[LedgerNumber | None]
+    type: Literal["debit", "credit"]
+    amount: Amount
+    currency_code: NotRequired[CurrencyCode | None]
+
+
+@with_config(STRICT)
+class TransactionV1(TypedDict):
+    """What the entries of a journal have in common. Without a currency: the base currency; without a date: today."""
+
+    type: NotRequired[Name | None]
+    total_amount: NotRequired[Amount | Literal[0] | None]
+    currency_code: NotRequired[CurrencyCode | None]
+    value_date: NotRequired[DateText | None]
+    timestamp: NotRequired[InstantText | None]
+    description: NotRequired[Description | None]
+    reference_id: NotRequired[Name | None]
+    metadata: NotRequired[Metadata | None]
+
+
+@with_config(STRICT)
+class JournalV1(TypedDict):
+    """A journal to be posted. With `due_at` it waits until then."""
+
+    idempotency_key: NotRequired[IdempotencyKey | None]
+    transaction: NotRequired[TransactionV1 | None]
+    entries: list[EntryV1]
+    due_at: NotRequired[InstantText | None]
+
+
+@with_config(STRICT)
+class BalanceUpdateV1(TypedDict):
+    """A debit or credit of one ledger against another: `contra`, or the suspense ledger."""
+
+    idempotency_key: NotRequired[IdempotencyKey | None]
+    ledger_id: NotRequired[UuidText | None]
+    ledger_code: NotRequired[Code | None]
+    ledger_num_id: NotRequired[LedgerNumber | None]
+    type: Literal["debit", "credit"]
+    amount: Amount
+    contra: NotRequired[LedgerReferenceV1 | None]
+    currency_code: NotRequired[CurrencyCode | None]
+    value_date: NotRequired[DateText | None]
+    timestamp: NotRequired[InstantText | None]
+    description: NotRequired[Description | None]
+    reference_id: NotRequired[Name | None]
+    metadata: NotRequired[Metadata | None]
+    due_at: NotRequired[InstantText | None]
+
+
+_Shape = Callable[[int, Any, str, bytes], JournalRequest]
+
+
+def read(kind: str, items: object, *, new_key: NewKey, places: Sequence[int] | None = None) -> list[Request]:
+    """Read the items of one batch; one that cannot be used is in the result with its error.
+
+    Args:
+        kind: POST_JOURNAL or UPDATE_BALANCE.
+        items: a list, or one JSON text that holds a list.
+        new_key: makes the key of an item that has none, from its place.
+        places: the items' places in their batch; 0, 1, 2 … by default.
+
+    Raises: InvalidJson, InvalidField (no list), BatchSize.
+    """
+    many, one, shape = _READERS[kind]
+    try:
+        read_items: Sequence[Any] = (
+            many.validate_json(items) if isinstance(items, (bytes, str)) else many.validate_python(items)
+        )
+        problems: dict[int, LedgermillError] = {}
+    except (ValidationError, RecursionError):
+        read_items, problems = _one_by_one(one, items)
+    if not 1 <= len(read_items) <= MOST_ITEMS:
+        raise BatchSize(most=MOST_ITEMS, count=len(read_items))
+    requests: list[Request] = []
+    for index, item in enumerate(read_items):
+        place = index if places is None else places[index]
+        if index in problems:
+            requests.append(_unusable(kind, place, item, problems[index]))
+            continue
+        try:
+            key = item.get("idempotency_key") or new_key(place)
+            requests.append(shape(place, item, key, fingerprint(item)))
+        except LedgermillError as error:
+            requests.append(UnusableRequest(place, kind, key, fingerprint(item), item, error))
+    return requests
+
+
+def read_list(items: bytes | str) -> list[object]:
+    """The items of a JSON text, unchecked. Raises InvalidJson, InvalidField (no list)."""
+    try:
+        found = from_json(items, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidJson(problem=str(error)) from None
+    if not isinstance(found, list):
+        raise InvalidField(field="the batch", problem="must be a list of items")
+    return found
+
+
+def as_json(items: Sequence[object]) -> bytes:
+    """Items as the inbox keeps them; numbers of any length stay whole, which orjson would refuse."""
+    return json.dumps(items, default=str).encode()
+
+
+def fingerprint(item: Mapping[str, Any]) -> bytes:
+    """SHA-256 of the content: canonical JSON of the fields as sent, without the key and without defaults.
+
+    Amounts and totals count as their digits, so that 100 and "100" are the same content.
+    """
+    content = {
+        name: value if name == "metadata" else _canonical(value)
+        for name, value in item.items()
+        if name != "idempotency_key" and value is not None
+    }
+    return hashlib.sha256(FINGERPRINT_VERSION + orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, list):
+        return [{name: str(part) for name, part in entry.items() if part is not None} for entry in value]
+    if isinstance(value, dict):
+        return {
+            name: str(part) if name == "total_amount" else part
+            for name, part in value.items()
+            if part is not None and not (name == "total_amount" and part == 0) and part != {}
+        }
+    return str(value)
+
+
+def _one_by_one(one: TypeAdapter[Any], items: object) -> tuple[list[Any], dict[int, LedgermillError]]:
+    found = read_list(items) if isinstance(items, (bytes, str)) else items
+    if not isinstance(found, list):
+        raise InvalidField(field="the batch", problem="must be a list of items")
+    problems: dict[int, LedgermillError] = {}
+    read_items: list[Any] = []
+    for index, item in enumerate(found):
+        try:
+            read_items.append(one.validate_python(item))
+        except ValidationError as error:
+            problems[index] = first_problem(error)
+            read_items.append(item)
+        except RecursionError:
+            problems[index] = InvalidField(field="the item", problem="is nested too deeply")
+            read_items.append(None)
+    return read_items, problems
+
+
+def _unusable(kind: str, place: int, item: object, error: LedgermillError) -> UnusableRequest:
+    """What cannot be read still binds its key, where that much can be read."""
+    try:
+        key = _KEY.validate_python(item["idempotency_key"]) if isinstance(item, dict) else None
+    except (KeyError, ValidationError):
+        key = None
+    text = json.dumps(item, sort_keys=True, default=str).encode()
+    return UnusableRequest(place, kind, key, hashlib.sha256(b"unreadable:" + text).digest(), item, error)
+
+
+def _journal(place: int, item: JournalV1, key: str, content: bytes) -> JournalRequest:
+    transaction: Mapping[str, Any] = item.get("transaction") or {}
+    raw_entries = item["entries"]
+    if len(raw_entries) > MOST_ENTRIES:
+        raise InvalidField(field="entries", problem=f"must be at most {MOST_ENTRIES}")
+    entries = tuple(
+        EntryRequest(
+            reference_of(entry, field=f"entries[{index}]"),
+            SIDES[entry["type"]],
+            entry["amount"],
+            entry.get("currency_code"),
+        )
+        for index, entry in enumerate(raw_entries)
+    )
+    currency = transaction.get("currency_code")
+    total = balanced_total(
+        entries, currency=currency or "the base currency", total_amount=transaction.get("total_amount")
+    )
+    return _request(
+        POST_JOURNAL,
+        place,
+        key,
+        content,
+        item,
+        transaction,
+        entries,
+        total,
+        transaction.get("type") or "journal",
+        "transaction.",
+    )
+
+
+def _balance_update(place: int, item: BalanceUpdateV1, key: str, content: bytes) -> JournalRequest:
+    side, amount, contra = SIDES[item["type"]], item["amount"], item.get("contra")
+    contra_entry = (
+        EntryRequest(LedgerReference(), opposite(side), amount, field="the suspense ledger", is_suspense=True)
+        if contra is None
+        else EntryRequest(reference_of(contra, field="contra"), opposite(side), amount, field="contra")
+    )
+    entries = (EntryRequest(reference_of(item, field="the update"), side, amount, field="ledger"), contra_entry)
+    return _request(UPDATE_BALANCE, place, key, content, item, item, entries, amount, "balance_update", "")
+
+
+def _request(
+    kind: str,
+    place: int,
+    key: str,
+    content: bytes,
+    item: Mapping[str, Any],
+    transaction: Mapping[str, Any],
+    entries: tuple[EntryRequest, ...],
+    total: int,
+    journal_type: str,
+    within: str,
+) -> JournalRequest:
+    value_date, timestamp = transaction.get("value_date"), transaction.get("timestamp")
+    metadata, due_at = transaction.get("metadata"), item.get("due_at")
+    return JournalRequest(
+        place,
+        kind,
+        key,
+        content,
+        item,
+        transaction.get("currency_code"),
+        entries,
+        total,
+        journal_type,
+        None if value_date is None else read_date(value_date, field=within + "value_date"),
+        None if timestamp is None else read_instant(timestamp, field=within + "timestamp").isoformat(),
+        transaction.get("description"),
+        transaction.get("reference_id"),
+        None if not metadata else _metadata(metadata, field=within + "metadata"),
+        None if due_at is None else read_instant(due_at, field="due_at"),
+    )
+
+
+def _metadata(metadata: dict[str, Any], *, field: str) -> str:
+    text = orjson.dumps(metadata)
+    if len(text) > MOST_METADATA_BYTES:
+        raise InvalidField(field=field, problem=f"must be at most {MOST_METADATA_BYTES} bytes of JSON")
+    return text.decode()
+
+
+_KEY: Final[TypeAdapter[str]] = TypeAdapter(IdempotencyKey, config=ConfigDict(strict=True))
+_READERS: Final[dict[str, tuple[TypeAdapter[Any], TypeAdapter[Any], _Shape]]] = {
+    POST_JOURNAL: (TypeAdapter(list[JournalV1]), TypeAdapter(JournalV1), _journal),
+    UPDATE_BALANCE: (TypeAdapter(list[BalanceUpdateV1]), TypeAdapter(BalanceUpdateV1), _balance_update),
+}

@@ -1,0 +1,1 @@
+"""All SQL: tables, named statements, locks, COPY, migrations."""

@@ -1,0 +1,165 @@
+"""The inbox: accepted batches that wait for a worker, for their time, or for another try."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import RowMapping, Text, bindparam, delete, func, literal_column, or_, select, text, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+
+from ledgermill.storage.connections import Transaction
+from ledgermill.storage.tables import inbox, organization
+
+CLAIM_GRACE_S = 2  # between counting an attempt and holding the row, nobody else may count one
+
+
+class Waiting(NamedTuple):
+    """A batch, or the part of one that is due at one time. `places` is None where they count from 0.
+
+    `job_keys` are the idempotency keys by item, None where an item has none.
+    """
+
+    organization_id: int
+    batch_id: UUID
+    part: int
+    lane: int
+    kind: str
+    payload: bytes
+    jobs: int
+    places: list[int] | None
+    job_keys: list[str | None]
+    next_item: int
+    attempts: int
+    accepted_at: datetime
+    due_at: datetime
+    held: bool
+    principal_id: int
+    correlation: str | None
+    message_id: str | None
+
+
+_WAITING_COLUMNS = [inbox.c[name] for name in Waiting._fields]
+_READY = (
+    inbox.c.due_at <= func.now(),
+    organization.c.state != "paused",
+    or_(organization.c.state == "active", inbox.c.held.is_(False)),
+    or_(inbox.c.claimed_at.is_(None), inbox.c.claimed_at < func.now() - text(f"interval '{CLAIM_GRACE_S} s'")),
+)
+_BY_ORGANIZATION = organization.c.organization_id == inbox.c.organization_id
+
+INSERT = insert(inbox).on_conflict_do_nothing(index_elements=["organization_id", "batch_id", "part"])
+# `held` organizations' rows are passed over; a locked row is somebody else's work.
+CLAIM = (
+    select(*_WAITING_COLUMNS)
+    .join(organization, _BY_ORGANIZATION)
+    .where(*_READY, inbox.c.lane % bindparam("lanes") == bindparam("lane"))
+    .order_by(inbox.c.due_at, inbox.c.batch_id, inbox.c.part)
+    .limit(bindparam("limit"))
+    .with_for_update(of=inbox, skip_locked=True)
+)
+_THESE = (
+    inbox.c.organization_id == bindparam("of_organization"),
+    inbox.c.batch_id == bindparam("of_batch"),
+    inbox.c.part == bindparam("of_part"),
+)
+COUNT_ATTEMPT = update(inbox).where(*_THESE).values(attempts=inbox.c.attempts + 1, claimed_at=func.clock_timestamp())
+HOLD = select(inbox.c.next_item).where(*_THESE).with_for_update(skip_locked=True)
+ADVANCE = update(inbox).where(*_THESE).values(next_item=bindparam("done"), attempts=bindparam("tries"), claimed_at=None)
+RELEASE = (
+    update(inbox)
+    .where(*_THESE)
+    .values(claimed_at=None, attempts=bindparam("tries"), due_at=bindparam("due"), last_error=bindparam("problem"))
+)
+DELETE = delete(inbox).where(*_THESE)
+LANES_TO_RING = (
+    select((inbox.c.lane % bindparam("lanes")).label("lane"))
+    .join(organization, _BY_ORGANIZATION)
+    .where(*_READY)
+    .group_by(literal_column("1"))
+)
+OF_BATCH = select(inbox).where(
+    inbox.c.organization_id == bindparam("organization_id"), inbox.c.batch_id == bindparam("batch_id")
+)
+OF_KEYS = select(inbox).where(
+    inbox.c.organization_id == bindparam("organization_id"),
+    inbox.c.job_keys.overlap(bindparam("wanted", type_=ARRAY(Text))),
+)
+
+
+def insert_waiting(tx: Transaction, rows: Sequence[Waiting]) -> None:
+    """Accept these batches; one that is there already stays as it is."""
+    if rows:
+        tx.execute(INSERT, [row._asdict() for row in rows])
+
+
+def claim(tx: Transaction, *, lanes: int, lane: int, limit: int, most_jobs: int) -> list[Waiting]:
+    """Lock batches that are due and that nobody works on, oldest first, and count an attempt for each.
+
+    Up to `limit` of them, and no more than `most_jobs` jobs unless the first alone has more. The caller commits at
+    once, so that the attempt counts even if it ends the worker.
+    """
+    rows: list[Waiting] = []
+    claimed_jobs = 0
+    for found in tx.execute(CLAIM, {"lanes": lanes, "lane": lane, "limit": limit}):
+        row = Waiting._make(found)
+        claimed_jobs += row.jobs - row.next_item
+        if rows and claimed_jobs > most_jobs:
+            break
+        rows.append(row._replace(attempts=row.attempts + 1))
+    if rows:
+        tx.execute(COUNT_ATTEMPT, [_key(row) for row in rows])
+    return rows
+
+
+def hold(tx: Transaction, row: Waiting) -> int | None:
+    """Lock a claimed batch until `tx` ends, and return its next item; None where somebody else has it or it is done."""
+    next_item: int | None = tx.execute(HOLD, _key(row)).scalar_one_or_none()
+    return next_item
+
+
+def remove(tx: Transaction, row: Waiting) -> None:
+    """The batch is settled."""
+    tx.execute(DELETE, _key(row))
+
+
+def advance(tx: Transaction, row: Waiting, *, next_item: int, attempts: int) -> None:
+    """The batch is settled up to, but without, `next_item`."""
+    tx.execute(ADVANCE, {**_key(row), "done": next_item, "tries": attempts})
+
+
+def release(tx: Transaction, row: Waiting, *, attempts: int, due_at: datetime, problem: str) -> None:
+    """Give the batch back for another try at `due_at`."""
+    tx.execute(RELEASE, {**_key(row), "tries": attempts, "due": due_at, "problem": problem})
+
+
+def lanes_to_ring(tx: Transaction, *, lanes: int) -> list[int]:
+    """The lanes with batches that are due and that nobody works on."""
+    return list(tx.execute(LANES_TO_RING, {"lanes": lanes}).scalars())
+
+
+def of_batch(tx: Transaction, organization_id: int, batch_id: UUID) -> Sequence[RowMapping]:
+    """The waiting parts of a batch."""
+    return tx.execute(OF_BATCH, {"organization_id": organization_id, "batch_id": batch_id}).mappings().all()
+
+
+def of_keys(tx: Transaction, organization_id: int, keys: Collection[str]) -> Sequence[RowMapping]:
+    """The waiting batches in which any of these keys came."""
+    return tx.execute(OF_KEYS, {"organization_id": organization_id, "wanted": list(keys)}).mappings().all()
+
+
+def list_waiting(
+    tx: Transaction, organization_id: int, *, first_id: UUID, below_id: UUID, limit: int, kind: str | None
+) -> Sequence[RowMapping]:
+    """Up to `limit` waiting batches with ids from `first_id` to just below `below_id`, newest first."""
+    statement = select(inbox).where(
+        inbox.c.organization_id == organization_id, inbox.c.batch_id >= first_id, inbox.c.batch_id < below_id
+    )
+    if kind is not None:
+        statement = statement.where(inbox.c.kind == kind)
+    statement = statement.order_by(inbox.c.batch_id.desc(), inbox.c.part.desc()).limit(limit)
+    return tx.execute(statement).mappings().all()
+
+
+def _key(row: Waiting) -> dict[str, object]:
+    return {"of_organization": row.organization_id, "of_batch": row.batch_id, "of_part": row.part}

@@ -1,0 +1,187 @@
+"""Jobs: inserted in their final state; a posted one is its journal."""
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from sqlalchemy import RowMapping, Text, Uuid, any_, bindparam, func, insert, select
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from ledgermill.domain import ids
+from ledgermill.domain.posting import PostedJob, RejectedJob, Settled
+from ledgermill.storage.connections import Transaction
+from ledgermill.storage.tables import job, replay
+
+KEY_CONSTRAINT = "job_key_is_bound_once"
+ID_CONSTRAINT = "job_pkey"
+LAST_ID = UUID(int=(1 << 128) - 1)
+
+COPY_POSTED = f"COPY ledgermill.job ({', '.join(PostedJob._fields)}) FROM STDIN"
+COPY_REJECTED = """
+    COPY ledgermill.job (organization_id, job_id, idempotency_key, fingerprint, kind, state, accepted_at, ended_at,
+                         principal_id, correlation, after_position, rejection, code, message, details, asked) FROM STDIN
+"""
+SETTLED = select(job.c.idempotency_key, job.c.job_id, job.c.fingerprint).where(
+    job.c.organization_id == bindparam("organization_id"),
+    job.c.idempotency_key == any_(bindparam("keys", type_=ARRAY(Text))),
+)
+RECORDED = select(job.c.job_id).where(
+    job.c.organization_id == bindparam("organization_id"),
+    job.c.job_id == any_(bindparam("job_ids", type_=ARRAY(Uuid))),
+)
+BY_ID = select(job).where(job.c.organization_id == bindparam("organization_id"), job.c.job_id == bindparam("job_id"))
+FIRST_OF_REPLAY = select(replay.c.first_job_id).where(
+    replay.c.organization_id == bindparam("organization_id"), replay.c.job_id == bindparam("job_id")
+)
+BY_KEYS = select(job).where(
+    job.c.organization_id == bindparam("organization_id"),
+    job.c.idempotency_key == any_(bindparam("keys", type_=ARRAY(Text))),
+)
+BATCH_COUNTS = (
+    select(job.c.state, func.count().label("jobs"))
+    .where(
+        job.c.organization_id == bindparam("organization_id"),
+        job.c.job_id >= bindparam("first_id"),
+        job.c.job_id <= bindparam("last_id"),
+    )
+    .group_by(job.c.state)
+)
+BATCH_REPLAYS = select(func.count()).where(
+    replay.c.organization_id == bindparam("organization_id"),
+    replay.c.job_id >= bindparam("first_id"),
+    replay.c.job_id <= bindparam("last_id"),
+)
+_ENDED = select(job).where(job.c.organization_id == bindparam("organization_id"))
+POSTED_AFTER = _ENDED.where(job.c.position > bindparam("position")).order_by(job.c.position).limit(bindparam("limit"))
+REJECTED_AFTER = (
+    _ENDED.where(job.c.state != "posted", job.c.rejection > bindparam("rejection"))
+    .order_by(job.c.rejection)
+    .limit(bindparam("limit"))
+)
+
+
+def copy_posted(connection: psycopg.Connection[Any], jobs: Sequence[PostedJob]) -> None:
+    """Insert journals, as fast as PostgreSQL takes rows. A key or id that is there already makes it fail."""
+    if not jobs:
+        return
+    with connection.cursor() as cursor, cursor.copy(COPY_POSTED) as rows:
+        for row in jobs:
+            rows.write_row(
+                (
+                    row[0],
+                    row.job_id.hex,
+                    *row[2:-2],
+                    f"{{{','.join(map(str, row.entry_ledgers))}}}",  # array text: four times as fast as the driver's
+                    f"{{{','.join(map(str, row.entry_numbers))}}}",
+                )
+            )
+
+
+def copy_rejected(connection: psycopg.Connection[Any], jobs: Sequence[RejectedJob]) -> None:
+    """Insert rejected jobs, each with its reason and with what was asked."""
+    if not jobs:
+        return
+    with connection.cursor() as cursor, cursor.copy(COPY_REJECTED) as rows:
+        for row in jobs:
+            details, asked = json.dumps(row.error.details, default=str), json.dumps(row.asked, default=str)
+            rows.write_row((*row[:-2], row.error.code, storable(str(row.error)), details, asked))
+
+
+def insert_replays(tx: Transaction, organization_id: int, replays: Sequence[tuple[UUID, UUID]]) -> None:
+    """Let these ids lead to the jobs that settled their keys before."""
+    if replays:
+        rows = [
+            {"organization_id": organization_id, "job_id": job_id, "first_job_id": first_job_id}
+            for job_id, first_job_id in replays
+        ]
+        tx.execute(insert(replay), rows)
+
+
+def settled(tx: Transaction, organization_id: int, keys: Collection[str]) -> dict[str, Settled]:
+    """The jobs that these keys are bound to."""
+    rows = tx.execute(SETTLED, {"organization_id": organization_id, "keys": list(keys)})
+    return {key: Settled(job_id, fingerprint) for key, job_id, fingerprint in rows}
+
+
+def recorded(tx: Transaction, organization_id: int, job_ids: Collection[UUID]) -> frozenset[UUID]:
+    """Which of these jobs are there."""
+    return frozenset(tx.execute(RECORDED, {"organization_id": organization_id, "job_ids": list(job_ids)}).scalars())
+
+
+def find(tx: Transaction, organization_id: int, job_id: UUID) -> RowMapping | None:
+    """An ended job by its id, or the one that settled its key before; None where neither is there."""
+    parameters = {"organization_id": organization_id, "job_id": job_id}
+    row = tx.execute(BY_ID, parameters).mappings().one_or_none()
+    if row is None and (first := tx.execute(FIRST_OF_REPLAY, parameters).scalar_one_or_none()):
+        return tx.execute(BY_ID, {**parameters, "job_id": first}).mappings().one()
+    return row
+
+
+def by_keys(tx: Transaction, organization_id: int, keys: Collection[str]) -> Sequence[RowMapping]:
+    """The ended jobs of these keys."""
+    return tx.execute(BY_KEYS, {"organization_id": organization_id, "keys": list(keys)}).mappings().all()
+
+
+def list_ended(  # the filters of one list
+    tx: Transaction,
+    organization_id: int,
+    *,
+    first_id: UUID,
+    below_id: UUID,
+    limit: int,
+    states: Collection[str] = (),
+    kind: str | None = None,
+    reference_id: str | None = None,
+) -> Sequence[RowMapping]:
+    """Up to `limit` ended jobs with ids from `first_id` to just below `below_id`, newest first."""
+    statement = _ENDED.where(job.c.job_id >= first_id, job.c.job_id < below_id)
+    if states:
+        statement = statement.where(job.c.state.in_(states))
+        if "posted" not in states:
+            statement = statement.where(job.c.state != "posted")  # lets the partial index serve
+    if kind is not None:
+        statement = statement.where(job.c.kind == kind)
+    if reference_id is not None:
+        statement = statement.where(job.c.reference_id == reference_id)
+    statement = statement.order_by(job.c.job_id.desc()).limit(limit)
+    return tx.execute(statement, {"organization_id": organization_id}).mappings().all()
+
+
+def count_batch(tx: Transaction, organization_id: int, batch_id: UUID) -> dict[str, int]:
+    """How many jobs of a batch have ended, by state; those whose key was settled before count as replayed."""
+    parameters = {
+        "organization_id": organization_id,
+        "first_id": batch_id,
+        "last_id": UUID(int=batch_id.int | ids.LAST_32_BITS),
+    }
+    counts: dict[str, int] = dict(tx.execute(BATCH_COUNTS, parameters).tuples())
+    if replayed := tx.execute(BATCH_REPLAYS, parameters).scalar_one():
+        counts["replayed"] = replayed
+    return counts
+
+
+def ended_after(
+    tx: Transaction, organization_id: int, *, position: int, rejection: int, limit: int
+) -> Sequence[RowMapping]:
+    """Up to `limit` jobs that ended after these counts, in the order in which they ended.
+
+    Both counts are given under the posting lock, so none is seen before a lower one.
+    """
+    posted_parameters = {"organization_id": organization_id, "position": position, "limit": limit}
+    rejected_parameters = {"organization_id": organization_id, "rejection": rejection, "limit": limit}
+    # Rejections first: a journal that is posted between the two reads is then only ever too new, never skipped.
+    rejected = tx.execute(REJECTED_AFTER, rejected_parameters).mappings().all()
+    posted = tx.execute(POSTED_AFTER, posted_parameters).mappings().all()
+    rows = sorted([*rejected, *posted], key=_order_of_ending)
+    return rows[:limit]
+
+
+def _order_of_ending(row: RowMapping) -> tuple[int, int]:
+    return (row["position"], 0) if row["state"] == "posted" else (row["after_position"], row["rejection"])
+
+
+def storable(text: str) -> str:
+    """PostgreSQL's text holds no NUL and no lone surrogate; they are shown escaped, as JSON shows them anyway."""
+    return text.replace("\x00", "\\u0000").encode("utf-8", "backslashreplace").decode("utf-8")

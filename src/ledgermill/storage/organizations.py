@@ -1,0 +1,145 @@
+"""Organizations: the tenants, their principals and currencies."""
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from sqlalchemy import RowMapping, any_, bindparam, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from ledgermill.errors import CurrencyMismatch, OrganizationExists, OrganizationNotFound
+from ledgermill.storage.connections import Transaction
+from ledgermill.storage.tables import currency, inbox, organization, posting_lock, principal
+
+BROKER_PRINCIPAL_ID = 1  # every organization's first principal: whoever may publish to the broker
+
+BY_NAME = select(organization).where(organization.c.code == bindparam("name"))
+BY_UUID = select(organization).where(organization.c.organization_uuid == bindparam("uuid"))
+BY_ID = select(organization).where(organization.c.organization_id == bindparam("organization_id"))
+PRINCIPAL_UUIDS = select(principal.c.principal_id, principal.c.principal_uuid).where(
+    principal.c.organization_id == bindparam("organization_id"),
+    principal.c.principal_id == any_(bindparam("principal_ids")),
+)
+CURRENCIES = (
+    select(currency).where(currency.c.organization_id == bindparam("organization_id")).order_by(currency.c.code)
+)
+WAITING = select(func.coalesce(func.sum(inbox.c.jobs - inbox.c.next_item), 0)).where(
+    inbox.c.organization_id == bindparam("organization_id"), inbox.c.held.is_(False)
+)
+
+
+def create(tx: Transaction, values: Mapping[str, object]) -> int:
+    """Insert an organization with its posting lock, and return its inner id. Raises OrganizationExists."""
+    statement = (
+        insert(organization)
+        .values(**values)
+        .on_conflict_do_nothing(constraint="organization_code_is_unique")
+        .returning(organization.c.organization_id)
+    )
+    organization_id: int | None = tx.execute(statement).scalar_one_or_none()
+    if organization_id is None:
+        raise OrganizationExists(organization=values["code"])
+    tx.execute(insert(posting_lock).values(organization_id=organization_id))
+    return organization_id
+
+
+def find(tx: Transaction, name: str) -> RowMapping:
+    """An organization by its code or its UUID. Raises OrganizationNotFound."""
+    row = tx.execute(BY_NAME, {"name": name}).mappings().one_or_none()
+    if row is None and (uuid := _as_uuid(name)):
+        row = tx.execute(BY_UUID, {"uuid": uuid}).mappings().one_or_none()
+    if row is None:
+        raise OrganizationNotFound(organization=name)
+    return row
+
+
+def by_id(tx: Transaction, organization_id: int) -> RowMapping:
+    """An organization by its inner id."""
+    return tx.execute(BY_ID, {"organization_id": organization_id}).mappings().one()
+
+
+def list_all(tx: Transaction) -> Sequence[RowMapping]:
+    """All organizations, by code."""
+    return tx.execute(select(organization).order_by(organization.c.code)).mappings().all()
+
+
+def set_state(tx: Transaction, organization_id: int, state: str) -> None:
+    """Make it active, paused or draining; what arrived while it drained waits no more once it is active."""
+    tx.execute(update(organization).where(organization.c.organization_id == organization_id).values(state=state))
+    if state == "active":
+        tx.execute(
+            update(inbox).where(inbox.c.organization_id == organization_id, inbox.c.held.is_(True)).values(held=False)
+        )
+
+
+def waiting_jobs(tx: Transaction, organization_id: int) -> int:
+    """How many accepted jobs are still to be worked on before the organization is drained."""
+    return int(tx.execute(WAITING, {"organization_id": organization_id}).scalar_one())
+
+
+def principal_id(tx: Transaction, organization_id: int, *, kind: str, name: str, new_uuid: UUID) -> int:
+    """The principal of that kind and name, made on first use; the caller holds the posting lock."""
+    known = select(principal.c.principal_id).where(
+        principal.c.organization_id == organization_id, principal.c.kind == kind, principal.c.name == name
+    )
+    found: int | None = tx.execute(known).scalar_one_or_none()
+    if found is not None:
+        return found
+    last = select(func.coalesce(func.max(principal.c.principal_id), 0)).where(
+        principal.c.organization_id == organization_id
+    )
+    new_id = int(tx.execute(last).scalar_one()) + 1
+    tx.execute(
+        insert(principal).values(
+            organization_id=organization_id, principal_id=new_id, principal_uuid=new_uuid, kind=kind, name=name
+        )
+    )
+    return new_id
+
+
+def principal_uuids(tx: Transaction, organization_id: int, principal_ids: set[int]) -> dict[int, UUID]:
+    """How the outside knows these principals."""
+    rows = tx.execute(PRINCIPAL_UUIDS, {"organization_id": organization_id, "principal_ids": list(principal_ids)})
+    return {row.principal_id: row.principal_uuid for row in rows}
+
+
+def currencies(tx: Transaction, organization_id: int) -> Sequence[RowMapping]:
+    """The currencies that the organization uses, by code."""
+    return tx.execute(CURRENCIES, {"organization_id": organization_id}).mappings().all()
+
+
+def bind_currency(
+    tx: Transaction, organization_id: int, *, code: str, uuid: UUID, exponent: int, is_given: bool
+) -> UUID:
+    """Know a currency from here on, and return the id that its code is bound to; the caller holds the posting lock.
+
+    `is_given` says that a client named the id: then another id for a known code, or a known id for another code,
+    raises CurrencyMismatch.
+    """
+    rows = tx.execute(
+        select(currency.c.code, currency.c.currency_uuid).where(
+            currency.c.organization_id == organization_id,
+            or_(currency.c.code == code, currency.c.currency_uuid == uuid),
+        )
+    ).all()
+    for row in rows:
+        if row.code == code and (row.currency_uuid == uuid or not is_given):
+            bound: UUID = row.currency_uuid
+            return bound
+    if rows:
+        raise CurrencyMismatch(
+            field="currency_id",
+            ledger="the id",
+            ledger_currency=f"{rows[0].code} ({rows[0].currency_uuid})",
+            currency=code,
+        )
+    tx.execute(
+        insert(currency).values(organization_id=organization_id, code=code, currency_uuid=uuid, exponent=exponent)
+    )
+    return uuid
+
+
+def _as_uuid(name: str) -> UUID | None:
+    try:
+        return UUID(name)
+    except ValueError:
+        return None

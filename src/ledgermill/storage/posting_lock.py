@@ -1,0 +1,82 @@
+"""The posting lock: one row for each organization, taken first by all who post or change its chart."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import bindparam, func, select, update
+
+from ledgermill.errors import OrganizationNotFound
+from ledgermill.storage.connections import Transaction
+from ledgermill.storage.tables import organization, posting_lock
+
+TAKE = (
+    select(
+        posting_lock.c.next_position,
+        posting_lock.c.next_rejection,
+        posting_lock.c.next_ledger_id,
+        posting_lock.c.chart_version,
+        posting_lock.c.last_booked_at,
+        organization.c.state,
+        organization.c.base_currency,
+        organization.c.time_zone,
+        organization.c.max_future_days,
+        organization.c.suspense_id,
+    )
+    .join(organization, organization.c.organization_id == posting_lock.c.organization_id)
+    .where(posting_lock.c.organization_id == bindparam("organization_id"))
+    .with_for_update(of=posting_lock, key_share=True)
+)
+CLOCK = select(func.clock_timestamp())
+ADVANCE = (
+    update(posting_lock)
+    .where(posting_lock.c.organization_id == bindparam("of_organization"))
+    .values(
+        next_position=bindparam("position"),
+        next_rejection=bindparam("rejection"),
+        last_booked_at=bindparam("booked_at"),
+    )
+)
+
+
+class Held(NamedTuple):
+    """What the lock's row and its organization say, while the lock is held."""
+
+    next_position: int
+    next_rejection: int
+    next_ledger_id: int
+    chart_version: int
+    last_booked_at: datetime | None
+    state: str
+    base_currency: str
+    time_zone: str
+    max_future_days: int
+    suspense_id: int
+
+
+def take(tx: Transaction, organization_id: int) -> Held:
+    """Wait for the lock and hold it until `tx` ends. Raises OrganizationNotFound."""
+    row = tx.execute(TAKE, {"organization_id": organization_id}).one_or_none()
+    if row is None:
+        raise OrganizationNotFound(organization=organization_id)
+    return Held._make(row)
+
+
+def booking_time(tx: Transaction, held: Held) -> datetime:
+    """The database's clock, read after the locks; never before the last booking, so that number order is time order."""
+    now: datetime = tx.execute(CLOCK).scalar_one()
+    return now if held.last_booked_at is None else max(now, held.last_booked_at)
+
+
+def advance(
+    tx: Transaction, organization_id: int, *, next_position: int, next_rejection: int, booked_at: datetime
+) -> None:
+    """Note what was given out."""
+    tx.execute(
+        ADVANCE,
+        {
+            "of_organization": organization_id,
+            "position": next_position,
+            "rejection": next_rejection,
+            "booked_at": booked_at,
+        },
+    )
