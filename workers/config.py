@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kombu import Queue
+from kombu.entity import Queue
 
 from ledgermill.broker.publishing import celery_settings
 from ledgermill.config import Settings
