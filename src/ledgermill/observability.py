@@ -2,8 +2,10 @@
 
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 
 import structlog
@@ -60,3 +62,12 @@ class Timings:
             yield
         finally:
             self.seconds[name] += perf_counter() - started
+
+
+def is_fresh(heartbeat: Path, *, max_age_s: float) -> bool:
+    """Whether the process that touches this file was alive within the last `max_age_s` seconds."""
+    try:
+        age_s = time.time() - heartbeat.stat().st_mtime
+    except OSError:
+        return False
+    return abs(age_s) <= max_age_s  # a file from the future tells nothing

@@ -51,14 +51,20 @@ def redis_client(url: str) -> redis.Redis:
     )
 
 
+def publisher(settings: Settings) -> Celery:
+    """A Celery app without tasks, which sends them by name."""
+    app = Celery("ledgermill-publisher", set_as_current=False)
+    app.conf.update(celery_settings(settings))
+    return app
+
+
 class Broker:
     """The broker as the rest of ledgermill sees it. A broker that is away costs time, never a job: beat rings again."""
 
     def __init__(self, settings: Settings) -> None:
         self.lanes = settings.posting_lanes
         self.redis = redis_client(settings.broker_url.get_secret_value())
-        self.celery = Celery("ledgermill-publisher", set_as_current=False)
-        self.celery.conf.update(celery_settings(settings))
+        self.celery = publisher(settings)
 
     def ring(self, lane: int) -> bool:
         """Tell a lane's workers to look into the inbox, unless a ring is under way already; False: nobody was told."""
@@ -102,10 +108,14 @@ class Broker:
                 "nobody was told of settled batches; who waits will look by itself", reason=type(error).__name__
             )
 
-    def counters(self) -> dict[str, float]:
-        """All counters."""
-        found: dict[bytes, bytes] = self.redis.hgetall(METRICS_KEY)  # type: ignore[assignment]  # sync client
-        return {name.decode(): float(amount) for name, amount in found.items()}
+    def counters_and_lengths(self, queues: Iterable[str]) -> tuple[dict[str, float], dict[str, int]]:
+        """All counters, and how many messages wait in each queue; nothing of both where the broker is away."""
+        try:
+            found: dict[bytes, bytes] = self.redis.hgetall(METRICS_KEY)  # type: ignore[assignment]  # sync client
+            lengths = {queue: self.queue_length(queue) for queue in queues}
+        except redis.RedisError:
+            return {}, {}
+        return {name.decode(): float(amount) for name, amount in found.items()}, lengths
 
     def queue_length(self, queue: str) -> int:
         """How many messages wait in a queue."""

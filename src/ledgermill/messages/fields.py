@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Final
 
-from pydantic import Field, GetPydanticSchema, StringConstraints, ValidationError, WithJsonSchema
-from pydantic_core import core_schema
+from pydantic import BeforeValidator, Field, GetPydanticSchema, StringConstraints, ValidationError, WithJsonSchema
+from pydantic_core import PydanticCustomError, core_schema
 from typing_extensions import TypeAliasType
 
 from ledgermill.domain.journals import LARGEST_MINOR_UNITS
@@ -29,7 +29,7 @@ _AMOUNT_SCHEMA: Final = core_schema.union_schema(
         core_schema.chain_schema(
             [
                 core_schema.str_schema(strict=True, pattern="^[0-9]{1,38}$"),
-                core_schema.int_schema(gt=0),
+                core_schema.int_schema(strict=False, gt=0),  # or the strict model around it refuses all texts
             ]
         ),
     ],
@@ -45,7 +45,7 @@ _NUMBER_SCHEMA: Final = core_schema.union_schema(
     [
         core_schema.int_schema(strict=True, gt=0, le=9_999_999_999),
         core_schema.chain_schema(
-            [core_schema.str_schema(strict=True, pattern="^[0-9]{1,10}$"), core_schema.int_schema(gt=0)]
+            [core_schema.str_schema(strict=True, pattern="^[0-9]{1,10}$"), core_schema.int_schema(strict=False, gt=0)]
         ),
     ],
     mode="left_to_right",
@@ -73,10 +73,19 @@ InstantText = Annotated[
 
 _Text = Annotated[str, StringConstraints(pattern=NO_NUL)]
 _Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what every JSON reader keeps exactly
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _no_integer(value: Any) -> Any:
+    """Keep integers beyond 64 bits from being rounded to a float."""
+    if isinstance(value, int):
+        raise PydanticCustomError("integer_range", "must be an integer of 64 bits")
+    return value
+
+
+_Finite = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_integer, json_schema_input_type=float)]
 JsonValue = TypeAliasType(
     "JsonValue",
-    "bool | _Int64 | _Finite | _Text | list[JsonValue] | dict[_Text, JsonValue] | None",
+    "bool | _Int64 | _Text | _Finite | list[JsonValue] | dict[_Text, JsonValue] | None",
 )
 Metadata = Annotated[dict[_Text, JsonValue], Field(max_length=100)]
 

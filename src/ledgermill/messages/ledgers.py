@@ -23,6 +23,7 @@ from ledgermill.messages.fields import (
     UuidText,
     first_problem,
 )
+from ledgermill.messages.jobs import JournalOutV1
 from ledgermill.messages.posting import read_list
 
 MOST_LEDGERS: Final = 200_000
@@ -126,6 +127,21 @@ class BalanceV1(BaseModel):
     entry_count: int = Field(description="Entries of the ledger itself; the version counts those below a head too.")
     version: int
     last_activity_date: datetime | None
+
+
+class BalanceUpdatedV1(BaseModel):
+    """A balance update that was posted: the journal, and the balance that the ledger has now."""
+
+    message: str
+    balance: BalanceV1
+    journal: JournalOutV1
+
+
+class LedgersOpenedV1(BaseModel):
+    """How many ledgers were opened, and their ids in the order in which they came."""
+
+    opened: int
+    ledger_ids: list[UUID]
 
 
 class TreeNodeV1(BaseModel):

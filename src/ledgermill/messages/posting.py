@@ -174,11 +174,12 @@ def fingerprint(item: Mapping[str, Any]) -> bytes:
 
     Amounts and totals count as their digits, so that 100 and "100" are the same content.
     """
-    content = {
+    canonical = {
         name: value if name == "metadata" else _canonical(value)
         for name, value in item.items()
         if name != "idempotency_key" and value is not None
     }
+    content = {name: value for name, value in canonical.items() if value != {}}
     return hashlib.sha256(FINGERPRINT_VERSION + orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()
 
 

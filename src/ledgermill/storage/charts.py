@@ -38,18 +38,14 @@ class Charts:
                 if ledger.ledger_id in chart.by_id
             ]
             chart.add(known)
-            orphans = [
-                LedgerReference(uuid=ledger.uuid)
-                for ledger in known
-                if ledger.parent_id is not None and ledger.parent_id not in chart.by_id
-            ]
-            if orphans:
-                chart.add(ledgers.by_reference(tx, organization_id, orphans))
+            heads = {one.parent_id for one in known if one.parent_id is not None} - chart.by_id.keys()
+            if heads:
+                chart.add(ledgers.by_ids(tx, organization_id, heads))
         missing = [reference for reference in references if None in chart.find(reference)]
         if missing:
             chart.add(ledgers.by_reference(tx, organization_id, missing))
         if suspense_id not in chart.by_id:
-            chart.add([ledgers.by_id(tx, organization_id, suspense_id)])
+            chart.add(ledgers.by_ids(tx, organization_id, [suspense_id]))
         self._remember(organization_id, version, chart)
         return chart
 

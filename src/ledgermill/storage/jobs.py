@@ -156,7 +156,7 @@ def count_batch(tx: Transaction, organization_id: int, batch_id: UUID) -> dict[s
         "first_id": batch_id,
         "last_id": UUID(int=batch_id.int | ids.LAST_32_BITS),
     }
-    counts: dict[str, int] = dict(tx.execute(BATCH_COUNTS, parameters).tuples())
+    counts = {row.state: int(row.jobs) for row in tx.execute(BATCH_COUNTS, parameters)}
     if replayed := tx.execute(BATCH_REPLAYS, parameters).scalar_one():
         counts["replayed"] = replayed
     return counts

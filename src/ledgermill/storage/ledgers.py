@@ -5,7 +5,6 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    RowMapping,
     Select,
     Text,
     Uuid,
@@ -45,67 +44,46 @@ _OF_ORGANIZATION = ledger.c.organization_id == bindparam("organization_id")
 _UUIDS = bindparam("uuids", type_=ARRAY(Uuid))
 _CODES = bindparam("codes", type_=ARRAY(Text))
 _NUMBERS = bindparam("numbers", type_=ARRAY(BigInteger))
+_IDS = bindparam("ledger_ids", type_=ARRAY(BigInteger))
 
-
-def _named(column: Any, names: Any) -> Select[Any]:
-    return select(ledger.c.ledger_id, ledger.c.parent_id).where(_OF_ORGANIZATION, column == any_(names))
-
-
-# Three index look-ups, then up the tree.
-_FOUND = (
-    _named(ledger.c.ledger_uuid, _UUIDS)
-    .union(_named(ledger.c.code, _CODES), _named(ledger.c.number, _NUMBERS))
-    .cte("found")
+# The api role reads views that the planner does not merge with what is joined to them: so ledgers, their balances and
+# their heads are read in steps, each by keys that are known, and none scans a table.
+BY_REFERENCE = select(*_RULE_COLUMNS).where(
+    _OF_ORGANIZATION,
+    or_(ledger.c.ledger_uuid == any_(_UUIDS), ledger.c.code == any_(_CODES), ledger.c.number == any_(_NUMBERS)),
 )
-_LINEAGE = select(_FOUND.c.ledger_id, _FOUND.c.parent_id).cte("lineage", recursive=True)
-_LINEAGE = _LINEAGE.union(
-    select(ledger.c.ledger_id, ledger.c.parent_id)
-    .join(_LINEAGE, ledger.c.ledger_id == _LINEAGE.c.parent_id)
-    .where(_OF_ORGANIZATION)
-)
-BY_REFERENCE = select(*_RULE_COLUMNS).join(_LINEAGE, ledger.c.ledger_id == _LINEAGE.c.ledger_id).where(_OF_ORGANIZATION)
+BY_IDS = select(*_RULE_COLUMNS).where(_OF_ORGANIZATION, ledger.c.ledger_id == any_(_IDS))
 CHANGED = select(*_RULE_COLUMNS).where(_OF_ORGANIZATION, ledger.c.changed_at_version > bindparam("version"))
-BY_ID = select(*_RULE_COLUMNS).where(_OF_ORGANIZATION, ledger.c.ledger_id == bindparam("ledger_id"))
 
-_SHOWN = (
-    select(
-        ledger,
-        balance.c.debits,
-        balance.c.credits,
-        balance.c.held,
-        balance.c.last_number,
-        balance.c.version,
-        balance.c.last_booked_at,
-    )
-    .join(
-        balance, (balance.c.organization_id == ledger.c.organization_id) & (balance.c.ledger_id == ledger.c.ledger_id)
-    )
-    .where(_OF_ORGANIZATION)
-)
+_SHOWN = select(ledger).where(_OF_ORGANIZATION)
+BALANCES = select(
+    balance.c.ledger_id,
+    balance.c.debits,
+    balance.c.credits,
+    balance.c.held,
+    balance.c.last_number,
+    balance.c.version,
+    balance.c.last_booked_at,
+).where(balance.c.organization_id == bindparam("organization_id"), balance.c.ledger_id == any_(_IDS))
 CHILDREN = _SHOWN.where(ledger.c.parent_id == bindparam("parent_id"), ledger.c.code > bindparam("after_code")).order_by(
     ledger.c.code
 )
 ALL_AFTER = _SHOWN.where(ledger.c.code > bindparam("after_code")).order_by(ledger.c.code).limit(bindparam("limit"))
+ROOTS = _SHOWN.where(ledger.c.parent_id.is_(None)).order_by(ledger.c.code).limit(bindparam("limit"))
+BELOW = (
+    _SHOWN.where(ledger.c.parent_id == any_(bindparam("parent_ids", type_=ARRAY(BigInteger))))
+    .order_by(ledger.c.code)
+    .limit(bindparam("limit"))
+)
 CHILD_UUIDS = (
     select(ledger.c.ledger_uuid)
     .where(_OF_ORGANIZATION, ledger.c.parent_id == bindparam("parent_id"))
     .order_by(ledger.c.code)
     .limit(bindparam("limit"))
 )
-_BELOW = (
-    select(ledger.c.ledger_id)
-    .where(_OF_ORGANIZATION, ledger.c.ledger_id == bindparam("top_id"))
-    .cte("below", recursive=True)
+NAMES = select(ledger.c.ledger_id, ledger.c.ledger_uuid, ledger.c.code, ledger.c.number, ledger.c.normal_side).where(
+    _OF_ORGANIZATION, ledger.c.ledger_id == any_(bindparam("ledger_ids", type_=ARRAY(BigInteger)))
 )
-_BELOW = _BELOW.union_all(
-    select(ledger.c.ledger_id).join(_BELOW, ledger.c.parent_id == _BELOW.c.ledger_id).where(_OF_ORGANIZATION)
-)
-SUBTREE = (
-    _SHOWN.where(ledger.c.ledger_id.in_(select(_BELOW.c.ledger_id)))
-    .order_by(ledger.c.depth, ledger.c.code)
-    .limit(bindparam("limit"))
-)
-WHOLE_TREE = _SHOWN.order_by(ledger.c.depth, ledger.c.code).limit(bindparam("limit"))
 TAKEN = select(ledger.c.code, ledger.c.number).where(
     _OF_ORGANIZATION, or_(ledger.c.code == any_(_CODES), ledger.c.number == any_(_NUMBERS))
 )
@@ -134,12 +112,13 @@ def by_reference(tx: Transaction, organization_id: int, references: Collection[L
         "codes": [r.code for r in references if r.code is not None],
         "numbers": [r.number for r in references if r.number is not None],
     }
-    return [_as_rules_see(row) for row in tx.execute(BY_REFERENCE, names)]
+    return _with_heads(tx, organization_id, [_as_rules_see(row) for row in tx.execute(BY_REFERENCE, names)])
 
 
-def by_id(tx: Transaction, organization_id: int, ledger_id: int) -> Ledger:
-    """One ledger as the rules see it."""
-    return _as_rules_see(tx.execute(BY_ID, {"organization_id": organization_id, "ledger_id": ledger_id}).one())
+def by_ids(tx: Transaction, organization_id: int, ledger_ids: Collection[int]) -> list[Ledger]:
+    """These ledgers with all heads above them, as the rules see them."""
+    rows = tx.execute(BY_IDS, {"organization_id": organization_id, "ledger_ids": list(ledger_ids)})
+    return _with_heads(tx, organization_id, [_as_rules_see(row) for row in rows])
 
 
 def changed_since(tx: Transaction, organization_id: int, version: int) -> list[Ledger]:
@@ -193,7 +172,7 @@ def set_active(
     tx.execute(CHART_CHANGED, {"of_organization": organization_id, "version": version, "ledger_id": next_ledger_id})
 
 
-def shown(tx: Transaction, organization_id: int, reference: LedgerReference) -> Sequence[RowMapping]:
+def shown(tx: Transaction, organization_id: int, reference: LedgerReference) -> list[dict[str, Any]]:
     """The ledgers that the identifiers of a reference name, with their balances: one row if all is well."""
     conditions = []
     if reference.uuid is not None:
@@ -202,15 +181,14 @@ def shown(tx: Transaction, organization_id: int, reference: LedgerReference) -> 
         conditions.append(ledger.c.code == reference.code)
     if reference.number is not None:
         conditions.append(ledger.c.number == reference.number)
-    return tx.execute(_SHOWN.where(or_(*conditions)), {"organization_id": organization_id}).mappings().all()
+    return _with_balances(tx, organization_id, _SHOWN.where(or_(*conditions)))
 
 
 def children(
     tx: Transaction, organization_id: int, parent_id: int, *, after_code: str = "", limit: int
-) -> Sequence[RowMapping]:
+) -> list[dict[str, Any]]:
     """Up to `limit` direct children of a head with codes after `after_code`, by code, with their balances."""
-    parameters = {"organization_id": organization_id, "parent_id": parent_id, "after_code": after_code}
-    return tx.execute(CHILDREN.limit(limit), parameters).mappings().all()
+    return _with_balances(tx, organization_id, CHILDREN.limit(limit), parent_id=parent_id, after_code=after_code)
 
 
 def child_uuids(tx: Transaction, organization_id: int, parent_id: int, *, limit: int) -> list[Any]:
@@ -219,27 +197,46 @@ def child_uuids(tx: Transaction, organization_id: int, parent_id: int, *, limit:
     return list(tx.execute(CHILD_UUIDS, parameters).scalars())
 
 
-def list_after(tx: Transaction, organization_id: int, *, after_code: str, limit: int) -> Sequence[RowMapping]:
+def list_after(tx: Transaction, organization_id: int, *, after_code: str, limit: int) -> list[dict[str, Any]]:
     """Up to `limit` ledgers with codes after `after_code`, by code, with their balances."""
-    parameters = {"organization_id": organization_id, "after_code": after_code, "limit": limit}
-    return tx.execute(ALL_AFTER, parameters).mappings().all()
+    return _with_balances(tx, organization_id, ALL_AFTER, after_code=after_code, limit=limit)
 
 
-def subtree(tx: Transaction, organization_id: int, top_id: int | None, *, limit: int) -> Sequence[RowMapping]:
-    """Up to `limit` ledgers of a subtree (of all trees without `top_id`), heads before what is below them."""
-    if top_id is None:
-        return tx.execute(WHOLE_TREE, {"organization_id": organization_id, "limit": limit}).mappings().all()
-    parameters = {"organization_id": organization_id, "top_id": top_id, "limit": limit}
-    return tx.execute(SUBTREE, parameters).mappings().all()
+def roots(tx: Transaction, organization_id: int, *, limit: int) -> list[dict[str, Any]]:
+    """Up to `limit` ledgers that have no parent, by code, with their balances."""
+    return _with_balances(tx, organization_id, ROOTS, limit=limit)
 
 
-def uuids_of(tx: Transaction, organization_id: int, ledger_ids: Collection[int]) -> dict[int, tuple[Any, str, int]]:
-    """Id, code and number as the outside knows them, by inner id."""
-    statement = select(ledger.c.ledger_id, ledger.c.ledger_uuid, ledger.c.code, ledger.c.number).where(
-        _OF_ORGANIZATION, ledger.c.ledger_id == any_(bindparam("ledger_ids", type_=ARRAY(BigInteger)))
-    )
-    rows = tx.execute(statement, {"organization_id": organization_id, "ledger_ids": list(ledger_ids)})
-    return {row.ledger_id: (row.ledger_uuid, row.code, row.number) for row in rows}
+def below(tx: Transaction, organization_id: int, parent_ids: Collection[int], *, limit: int) -> list[dict[str, Any]]:
+    """Up to `limit` direct children of these heads, by code, with their balances."""
+    return _with_balances(tx, organization_id, BELOW, parent_ids=list(parent_ids), limit=limit)
+
+
+def names_of(tx: Transaction, organization_id: int, ledger_ids: Collection[int]) -> dict[int, Any]:
+    """`ledger_uuid`, `code`, `number` and `normal_side` of ledgers, by inner id."""
+    rows = tx.execute(NAMES, {"organization_id": organization_id, "ledger_ids": list(ledger_ids)})
+    return {row.ledger_id: row for row in rows}
+
+
+def _with_heads(tx: Transaction, organization_id: int, found: list[Ledger]) -> list[Ledger]:
+    known = {one.ledger_id for one in found}
+    level = found
+    while missing := {one.parent_id for one in level if one.parent_id is not None} - known:
+        rows = tx.execute(BY_IDS, {"organization_id": organization_id, "ledger_ids": list(missing)})
+        level = [_as_rules_see(row) for row in rows]
+        known |= missing
+        found = found + level
+    return found
+
+
+def _with_balances(
+    tx: Transaction, organization_id: int, statement: Select[Any], **parameters: object
+) -> list[dict[str, Any]]:
+    rows = tx.execute(statement, {"organization_id": organization_id, **parameters}).mappings().all()
+    ledger_ids = [row["ledger_id"] for row in rows]
+    found = tx.execute(BALANCES, {"organization_id": organization_id, "ledger_ids": ledger_ids}).mappings()
+    balances = {row["ledger_id"]: row for row in found}
+    return [{**row, **balances[row["ledger_id"]]} for row in rows]
 
 
 def _as_rules_see(row: Any) -> Ledger:

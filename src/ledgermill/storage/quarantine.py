@@ -38,3 +38,11 @@ def newest(tx: Transaction, *, limit: int) -> Sequence[RowMapping]:
 def count(tx: Transaction) -> int:
     """How many there are."""
     return int(tx.execute(select(func.count()).select_from(quarantine)).scalar_one())
+
+
+def body(tx: Transaction, quarantine_id: UUID) -> bytes | None:
+    """The raw bytes of a message; None where there is no such message."""
+    found: bytes | None = tx.execute(
+        select(quarantine.c.body).where(quarantine.c.quarantine_id == quarantine_id)
+    ).scalar_one_or_none()
+    return found

@@ -33,6 +33,7 @@ from ledgermill.storage import ledgers, organizations, posting_lock
 from ledgermill.storage.connections import Transaction
 
 MOST_PROBLEMS_SHOWN = 1_000
+RESERVED_CODES = frozenset({"journals", "entries", "tree", "import"})
 
 
 def open_ledger(tx: Transaction, organization_id: int, item: LedgerNewV1, *, principal_id: int) -> UUID:
@@ -221,6 +222,8 @@ def _as_rules_see(item: LedgerNewV1, base_currency: str) -> NewLedger:
     )
     currency = item.get("currency_code") or base_currency
     exponent_of(currency)
+    if item["code"] in RESERVED_CODES:
+        raise InvalidField(field="code", problem=f"{item['code']} is a word of the API's paths; choose another")
     for field in ("opening_date", "closing_date"):
         if (text := item.get(field)) is not None:
             read_date(str(text), field=field)

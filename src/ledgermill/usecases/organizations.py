@@ -14,7 +14,7 @@ from ledgermill.messages.currencies import exponent_of
 from ledgermill.storage import api_keys, ledgers, organizations, posting_lock
 from ledgermill.storage.connections import Transaction
 
-SCOPES: Final = ("read", "post", "post:system", "ledgers", "jobs")
+SCOPES: Final = ("read", "post", "post:system", "ledgers")
 KEY_PREFIX: Final = "lm_"
 SUSPENSE_CODE: Final = "SUSPENSE"
 SUSPENSE_TYPE_CODE: Final = 299

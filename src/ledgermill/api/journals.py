@@ -1,0 +1,214 @@
+"""Routes that post: journals and balance updates come in, and journals are read back."""
+
+from typing import Any, Final
+from uuid import UUID
+
+import anyio
+from fastapi import APIRouter, Path, Request, Response
+from pydantic_core import from_json
+
+from ledgermill.api import shapes
+from ledgermill.api.dependencies import (
+    Body,
+    Books,
+    Posting,
+    Reading,
+    answer,
+    correlation_of,
+    openapi_body,
+    state_of,
+    wait_s,
+)
+from ledgermill.api.problems import problem_of_job
+from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE, UnusableRequest
+from ledgermill.errors import InvalidField, InvalidJson, MissingIdempotencyKey
+from ledgermill.messages.fields import read_reference
+from ledgermill.messages.jobs import AcceptedV1, BatchV1, JobPlaceV1, JobV1, JournalOutV1
+from ledgermill.messages.ledgers import BalanceUpdatedV1
+from ledgermill.runtime import now
+from ledgermill.storage.connections import Transaction
+from ledgermill.usecases import acceptance, jobs, journals, ledgers
+
+router = APIRouter(prefix="/v1/ledgers", tags=["posting"])
+
+NDJSON: Final = "application/x-ndjson"
+JOURNAL_BODY: Final = openapi_body(
+    (
+        "application/json",
+        {"anyOf": [{"$ref": shapes.JOURNAL}, {"type": "array", "items": {"$ref": shapes.JOURNAL}, "maxItems": 10_000}]},
+    ),
+    (NDJSON, {"type": "string", "description": "One journal a line."}),
+)
+UPDATE_BODY: Final = openapi_body(("application/json", {"$ref": shapes.BALANCE_UPDATE}))
+ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"model": BatchV1, "description": "With `Prefer: wait`, for an array or NDJSON: what became of it."},
+    202: {"model": AcceptedV1 | JobV1, "description": "Durable, and not settled yet: ask again at Location."},
+    **shapes.problems(400, 401, 403, 404, 409, 422, 503),
+}
+
+
+@router.post("/journals", status_code=201, response_model=JournalOutV1, responses=ACCEPTED, openapi_extra=JOURNAL_BODY)
+async def post_journals(request: Request, body: Body, books: Posting) -> Response:
+    """Post one journal and wait for it, or many (an array, or NDJSON) and get their ids at once.
+
+    `Idempotency-Key` may name the key of a single journal; without any, one is minted and returned, and a repeated
+    request is then a new journal. `Prefer: respond-async` answers 202 at once, `Prefer: wait=N` waits up to N seconds.
+    """
+    if request.headers.get("content-type", "").startswith(NDJSON):
+        return await _many(request, books, _lines_as_array(body))
+    if body.lstrip()[:1] == b"[":
+        return await _many(request, books, body)
+    item = _with_header_key(request, _one(body))
+    return await _single(request, books, POST_JOURNAL, item)
+
+
+@router.post(
+    "/{ref}/balance-updates",
+    status_code=201,
+    response_model=BalanceUpdatedV1,
+    responses={**ACCEPTED, 200: {}},
+    openapi_extra=UPDATE_BODY,
+)
+async def update_balance(request: Request, body: Body, books: Posting, ref: str = Path(max_length=100)) -> Response:
+    """Credit or debit a ledger (by id, number or code) against `contra`, or the suspense ledger."""
+    reference = read_reference(ref)
+    item = _with_header_key(request, _one(body))
+    named = {"ledger_id": reference.uuid, "ledger_code": reference.code, "ledger_num_id": reference.number}
+    item = {**{name: value for name, value in named.items() if value is not None}, **item}
+    return await _single(request, books, UPDATE_BALANCE, item)
+
+
+@router.get("/journals/{journal_id}", response_model=JournalOutV1, responses=shapes.problems(400, 401, 403, 404, 503))
+async def read_journal(journal_id: UUID, books: Reading) -> Response:
+    """A journal with its entries, by its id, which is its job's."""
+    return answer(await books.run(journals.journal, journal_id))
+
+
+async def _single(request: Request, books: Books, kind: str, item: dict[str, Any]) -> Response:
+    state = state_of(request)
+    if state.settings.require_idempotency_key and item.get("idempotency_key") is None:
+        raise MissingIdempotencyKey(field="idempotency_key")
+    accepted = await books.run(_accept_one, kind, item, books.caller.principal_id, correlation_of(request))
+    job_id, key = accepted.jobs[0]
+    seconds = wait_s(request, default=state.settings.wait_s)
+    headers = {"Idempotency-Key": key or "", "Location": f"/v1/jobs/{job_id}"}
+    async with state.waiters.expecting(accepted.batch_id) as wait:
+        await anyio.to_thread.run_sync(state.broker.ring_for, accepted.organization_uuid)
+
+        async def has_ended() -> bool:
+            return (await books.run(jobs.status, job_id, now=now())).ended_at is not None
+
+        if seconds:
+            await wait(has_ended, seconds)
+    found = await books.run(jobs.status, job_id, now=now())
+    if found.ended_at is None or not seconds:
+        return answer(found, status=202, headers={**headers, "Retry-After": "1"})
+    if found.error is not None:
+        return problem_of_job(found.error, job_id=found.id)
+    if found.id != job_id:
+        headers["Idempotent-Replayed"] = "true"
+    if kind == UPDATE_BALANCE:
+        return answer(await books.run(_updated, found.id, item), status=201, headers=headers)
+    return answer(await books.run(journals.journal, found.id), status=201, headers=headers)
+
+
+async def _many(request: Request, books: Books, items: bytes) -> Response:
+    state = state_of(request)
+    accepted = await books.run(_accept_many, items, books.caller.principal_id, correlation_of(request))
+    headers = {"Location": f"/v1/batches/{accepted.batch_id}"}
+    async with state.waiters.expecting(accepted.batch_id) as wait:
+        await anyio.to_thread.run_sync(state.broker.ring_for, accepted.organization_uuid)
+        seconds = wait_s(request, default=0.0)
+        found: BatchV1 | None = None
+
+        async def is_settled() -> bool:
+            nonlocal found
+            found = await books.run(jobs.batch, accepted.batch_id, now=now())
+            return found.is_settled
+
+        if seconds and await wait(is_settled, seconds) and found is not None:
+            return answer(found, headers=headers)
+    body = AcceptedV1(
+        batch_id=accepted.batch_id,
+        state="accepted",
+        jobs=[JobPlaceV1(id=job_id, idempotency_key=key) for job_id, key in accepted.jobs],
+    )
+    return answer(body, status=202, headers={**headers, "Retry-After": "1"})
+
+
+def _accept_one(
+    tx: Transaction, organization_id: int, kind: str, item: object, principal_id: int, correlation: str | None
+) -> acceptance.Accepted:
+    accepted = acceptance.accept(
+        tx,
+        organization_id,
+        kind=kind,
+        items=[item],
+        principal_id=principal_id,
+        correlation=correlation,
+        now=now(),
+    )
+    first = accepted.requests[0]
+    if isinstance(first, UnusableRequest):
+        raise first.error  # rolls back: a single request that is wrong by itself makes no job and binds no key
+    return accepted
+
+
+def _accept_many(
+    tx: Transaction, organization_id: int, items: bytes, principal_id: int, correlation: str | None
+) -> acceptance.Accepted:
+    return acceptance.accept(
+        tx,
+        organization_id,
+        kind=POST_JOURNAL,
+        items=items,
+        principal_id=principal_id,
+        correlation=correlation,
+        now=now(),
+    )
+
+
+def _updated(tx: Transaction, organization_id: int, job_id: UUID, item: dict[str, Any]) -> BalanceUpdatedV1:
+    posted = journals.journal(tx, organization_id, job_id)
+    reference = read_reference(str(posted.entries[0].ledger_id))
+    return BalanceUpdatedV1(
+        message=f"ledger balance {item['type']}ed successfully",
+        balance=ledgers.balance(tx, organization_id, reference),
+        journal=posted,
+    )
+
+
+def _one(body: bytes) -> dict[str, Any]:
+    try:
+        item = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidJson(problem=str(error)) from None
+    if not isinstance(item, dict):
+        raise InvalidField(field="the body", problem="must be a JSON object")
+    return item
+
+
+def _with_header_key(request: Request, item: dict[str, Any]) -> dict[str, Any]:
+    header = request.headers.get("idempotency-key")
+    if header is None:
+        return item
+    if item.get("idempotency_key") not in {None, header}:
+        raise InvalidField(field="idempotency_key", problem="differs from the header Idempotency-Key")
+    return {**item, "idempotency_key": header}
+
+
+def _lines_as_array(body: bytes) -> bytes:
+    lines = [line for line in body.splitlines() if line.strip()]
+    joined = b"[" + b",".join(lines) + b"]"
+    try:
+        count = len(from_json(joined, allow_inf_nan=False))
+    except ValueError:
+        count = -1
+    if count != len(lines):
+        for number, line in enumerate(lines, 1):
+            try:
+                from_json(line, allow_inf_nan=False)
+            except ValueError as error:
+                raise InvalidJson(problem=f"line {number}: {error}") from None
+        raise InvalidJson(problem="each line must hold one JSON object")
+    return joined

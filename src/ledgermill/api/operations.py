@@ -1,0 +1,55 @@
+"""Routes for operators: is it alive, is it ready, and the metrics."""
+
+import hmac
+from typing import Final
+
+import anyio
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from ledgermill.api import shapes
+from ledgermill.api.dependencies import state_of
+from ledgermill.api.metrics import LedgermillCollector
+from ledgermill.errors import BrokerUnavailable, NotMigrated, Unauthenticated
+from ledgermill.messages import routes
+from ledgermill.storage import metrics, migrations
+
+router = APIRouter(tags=["operations"])
+
+NEEDED_MIGRATION: Final = migrations.newest()
+
+
+@router.get("/healthz")
+async def health() -> dict[str, str]:
+    """The process is alive."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", responses=shapes.problems(503))
+async def readiness(request: Request) -> dict[str, str]:
+    """The database answers and has the migrations of this release, and the broker answers."""
+    state = state_of(request)
+    found = await state.run(metrics.migration)
+    if found != NEEDED_MIGRATION:
+        raise NotMigrated(found=found, needed=NEEDED_MIGRATION)
+    if not await anyio.to_thread.run_sync(state.broker.is_there):
+        raise BrokerUnavailable
+    return {"status": "ready", "migration": found}
+
+
+@router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **shapes.problems(401, 503)})
+async def read_metrics(request: Request) -> Response:
+    """Jobs, waiting times, queue lengths, batches and phases, for Prometheus."""
+    state = state_of(request)
+    if (key := state.settings.metrics_key) is not None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(), key.get_secret_value().encode()):
+            raise Unauthenticated
+    waiting = await state.run(metrics.waiting)
+    ended = await state.run(metrics.ended)
+    queues = [*routes.posting_queues(lanes=state.settings.posting_lanes), routes.MAINTENANCE_QUEUE]
+    counters, lengths = await anyio.to_thread.run_sync(state.broker.counters_and_lengths, queues)
+    registry = CollectorRegistry()
+    registry.register(LedgermillCollector(waiting, ended, counters, lengths))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,272 @@
+"""The Producer: for upstream systems in Python that publish journals and balance updates.
+
+    with Producer(broker_url, "acme", api_url=..., api_key=...) as producer:
+        handle = producer.post({"idempotency_key": "order-1", "entries": [...]})
+        producer.confirm()
+
+A publish is not yet acceptance: the broker may lose a message. `confirm` asks which jobs have arrived in the books or
+their inbox, and publishes the others again; a job that arrives twice has one effect.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+from uuid import UUID
+
+import httpx2
+import orjson
+from kombu.exceptions import OperationalError
+
+from ledgermill.broker.publishing import publisher
+from ledgermill.config import Settings
+from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE, UnusableRequest
+from ledgermill.errors import BrokerUnavailable, MissingIdempotencyKey, Unavailable
+from ledgermill.messages import posting, routes
+from ledgermill.messages.jobs import MOST_KEYS
+from ledgermill.runtime import new_batch_id
+
+MOST_IN_A_MESSAGE: Final = 2_000
+LOOK_EVERY_S: Final = 0.5
+PUBLISH_AGAIN_AFTER_S: Final = 5.0
+
+
+class LookupUnavailable(Unavailable):
+    code = "LOOKUP_UNAVAILABLE"
+    sentence = "The API does not tell just now which jobs have arrived: {reason}"
+
+
+class Handle(NamedTuple):
+    """What a producer holds of a job: the batch that it was published in, and its idempotency key."""
+
+    batch_id: UUID
+    idempotency_key: str
+
+
+class Confirmation(NamedTuple):
+    """How many jobs have arrived, how many were published again, and the keys that had not arrived at the end."""
+
+    arrived: int
+    published_again: int
+    missing: list[str]
+
+
+class _Published(NamedTuple):
+    kind: str
+    text: bytes
+    at: float
+
+
+class _Gathering:
+    """Items of one kind that wait to be published together."""
+
+    def __init__(self) -> None:
+        self.batch_id = new_batch_id()
+        self.started = time.monotonic()
+        self.items: list[tuple[str, bytes]] = []
+
+
+class Producer:
+    """Publishes for one organization. Safe to share between threads; close it, or use it in `with`.
+
+    Args:
+        broker_url: where workers listen.
+        organization: its code or its id.
+        api_url, api_key: where to ask what has arrived (scope read); needed by `confirm` only.
+        linger_s: how long a single call waits for others to go with.
+        most_in_a_message: at how many it waits no longer; 1 to 2,000.
+        queue: the posting queue, or the organization's lane.
+    """
+
+    def __init__(
+        self,
+        broker_url: str,
+        organization: str,
+        *,
+        api_url: str | None = None,
+        api_key: str | None = None,
+        linger_s: float = 0.01,
+        most_in_a_message: int = 1_000,
+        queue: str = routes.POSTING_QUEUE,
+    ) -> None:
+        if not 1 <= most_in_a_message <= MOST_IN_A_MESSAGE:
+            raise ValueError(f"most_in_a_message is 1 to {MOST_IN_A_MESSAGE}, not {most_in_a_message}")
+        self.organization = organization
+        self.linger_s = linger_s
+        self.most_in_a_message = most_in_a_message
+        self.queue = queue
+        self._celery = publisher(Settings(broker_url=broker_url))
+        self._api = (
+            httpx2.Client(base_url=api_url, headers={"X-API-Key": api_key or ""}, timeout=10) if api_url else None
+        )
+        self._lock = threading.Lock()
+        self._publishing = threading.Lock()
+        self._gathering: defaultdict[str, _Gathering] = defaultdict(_Gathering)
+        self._unconfirmed: dict[str, _Published] = {}
+        self._closed = threading.Event()
+        self._clock = threading.Thread(target=self._publish_what_lingers, name="ledgermill-producer", daemon=True)
+        self._clock.start()
+
+    def post(self, journal: Mapping[str, Any]) -> Handle:
+        """Gather one journal; it is published within `linger_s`. Raises what is wrong with it, before it is sent."""
+        return self._gather(POST_JOURNAL, journal)
+
+    def update_balance(self, update: Mapping[str, Any]) -> Handle:
+        """Gather one balance update; it is published within `linger_s`. Raises what is wrong with it."""
+        return self._gather(UPDATE_BALANCE, update)
+
+    def post_many(self, journals: Iterable[Mapping[str, Any]]) -> list[Handle]:
+        """Publish journals at once, as many to a message as allowed, in their order. Raises what is wrong with one."""
+        items = [(_checked(POST_JOURNAL, journal), journal) for journal in journals]
+        handles = []
+        for start in range(0, len(items), self.most_in_a_message):
+            gathering = _Gathering()
+            gathering.items = [(key, _as_json(item)) for key, item in items[start : start + self.most_in_a_message]]
+            handles += [Handle(gathering.batch_id, key) for key, _ in gathering.items]
+            self._publish(POST_JOURNAL, gathering)
+        return handles
+
+    def flush(self) -> None:
+        """Publish what was gathered. Raises BrokerUnavailable; what could not be sent is sent again by `confirm`."""
+        for kind in (POST_JOURNAL, UPDATE_BALANCE):
+            with self._lock:
+                gathering = self._gathering.pop(kind, None)
+            if gathering is not None:
+                self._publish(kind, gathering)
+
+    def confirm(self, *, timeout_s: float = 60.0) -> Confirmation:
+        """Ask until every job that was published has arrived, and publish again what has not within some seconds.
+
+        Raises: LookupUnavailable, where the API does not answer within the time.
+        """
+        deadline = time.monotonic() + timeout_s
+        arrived = again = 0
+        self._try_to_flush()
+        while True:
+            try:
+                arrived += self._forget_arrived()
+                problem: Exception | None = None
+            except httpx2.HTTPError as error:
+                problem = error
+            if not self._unconfirmed or time.monotonic() >= deadline:
+                if problem is not None:
+                    raise LookupUnavailable(reason=repr(problem)) from problem
+                return Confirmation(arrived, again, list(self._unconfirmed))
+            if problem is None:
+                again += self._publish_again()
+            time.sleep(LOOK_EVERY_S)
+
+    def close(self) -> None:
+        """Publish what was gathered, and end. Raises BrokerUnavailable."""
+        self._closed.set()
+        self._clock.join()
+        try:
+            self.flush()
+        finally:
+            self._celery.close()
+            if self._api is not None:
+                self._api.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _gather(self, kind: str, item: Mapping[str, Any]) -> Handle:
+        key, text = _checked(kind, item), _as_json(item)
+        full = None
+        with self._lock:
+            gathering = self._gathering[kind]
+            handle = Handle(gathering.batch_id, key)
+            gathering.items.append((key, text))
+            if len(gathering.items) >= self.most_in_a_message:
+                full = self._gathering.pop(kind)
+        if full is not None:
+            self._publish(kind, full)
+        return handle
+
+    def _publish(self, kind: str, gathering: _Gathering) -> None:
+        at = time.monotonic()
+        for key, text in gathering.items:
+            first = self._unconfirmed.get(key)  # of two contents for one key, the first is the one that counts
+            self._unconfirmed[key] = _Published(kind, first.text if first else text, at)
+        route, field = routes.TASK_OF_KIND[kind], routes.FIELD_OF_KIND[kind]
+        try:
+            with self._publishing:
+                self._celery.send_task(
+                    route.task,
+                    kwargs={
+                        "organization": self.organization,
+                        field: "[" + b",".join(text for _, text in gathering.items).decode() + "]",
+                    },
+                    task_id=str(gathering.batch_id),
+                    queue=self.queue,
+                    argsrepr="()",
+                    kwargsrepr=f"{len(gathering.items)} {field}, {self.organization}",
+                )
+        except OperationalError as error:
+            raise BrokerUnavailable from error
+
+    def _publish_what_lingers(self) -> None:
+        while not self._closed.wait(self.linger_s):
+            self._try_to_flush()
+
+    def _try_to_flush(self) -> None:
+        try:
+            self.flush()
+        except BrokerUnavailable:
+            return  # kept as unconfirmed: `confirm` publishes it again
+
+    def _forget_arrived(self) -> int:
+        if self._api is None:
+            raise ValueError("confirm needs api_url and api_key")
+        keys = list(self._unconfirmed)
+        arrived = 0
+        for start in range(0, len(keys), MOST_KEYS):
+            asked = keys[start : start + MOST_KEYS]
+            answer = self._api.post("/v1/jobs/lookup", json={"idempotency_keys": asked})
+            answer.raise_for_status()
+            for key in set(asked) - set(answer.json()["missing"]):
+                del self._unconfirmed[key]
+                arrived += 1
+        return arrived
+
+    def _publish_again(self) -> int:
+        due = time.monotonic() - PUBLISH_AGAIN_AFTER_S
+        late: defaultdict[str, list[tuple[str, bytes]]] = defaultdict(list)
+        for key, published in list(self._unconfirmed.items()):
+            if published.at <= due:
+                late[published.kind].append((key, published.text))
+        count = 0
+        for kind, items in late.items():
+            for start in range(0, len(items), self.most_in_a_message):
+                gathering = _Gathering()
+                gathering.items = items[start : start + self.most_in_a_message]
+                try:
+                    self._publish(kind, gathering)
+                except BrokerUnavailable:
+                    return count
+                count += len(gathering.items)
+        return count
+
+
+def _as_json(item: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(item)
+    except TypeError:  # an amount beyond 64 bits
+        return posting.as_json([item])[1:-1]
+
+
+def _checked(kind: str, item: Mapping[str, Any]) -> str:
+    """The key of an item that a worker will be able to read. Raises what is wrong with it."""
+    request = posting.read(kind, [dict(item)], new_key=lambda _place: "")[0]
+    if isinstance(request, UnusableRequest):
+        raise request.error
+    if not request.idempotency_key:
+        raise MissingIdempotencyKey(field="idempotency_key")
+    return request.idempotency_key
