@@ -4,14 +4,25 @@ All rules that need the books are here. A refused job changes nothing; the next 
 been there.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime, timedelta
-from typing import NamedTuple
-from uuid import UUID, uuid5
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from datetime import date, timedelta
+from typing import TypeVar
+from uuid import UUID
 
-from ledgermill.domain import ids
 from ledgermill.domain.journals import LARGEST_MINOR_UNITS, EntryRequest, JournalRequest, Request, UnusableRequest
 from ledgermill.domain.ledgers import DEBIT, Chart, Ledger, LedgerReference
+from ledgermill.domain.plans import (
+    Balance,
+    BalanceChange,
+    Batch,
+    Books,
+    DayChange,
+    Plan,
+    PostedEntry,
+    PostedJob,
+    RejectedJob,
+    Settled,
+)
 from ledgermill.errors import (
     BalanceOutOfRange,
     CurrencyMismatch,
@@ -25,155 +36,10 @@ from ledgermill.errors import (
     LedgerNotFound,
     LedgerNotOpen,
     LedgerReferenceConflict,
+    Quarantined,
 )
 
-
-class Books(NamedTuple):
-    """One organization at one moment, under its posting lock. `booked_at` is the database's clock."""
-
-    organization_id: int
-    base_currency: str
-    next_position: int
-    next_rejection: int
-    booked_at: datetime
-    today: date
-    max_future_days: int
-    suspense_id: int
-
-
-class Batch(NamedTuple):
-    """The jobs of one organization that came in one message or request.
-
-    `message_id` is the broker's name for it where the producer is not ours: then ids of jobs without a key follow from
-    it, so that a redelivery records them once. `keeps_replays` says that ids were handed out at acceptance, so that a
-    repeated key leaves a pointer from its id to the job that settled it.
-    """
-
-    batch_id: UUID
-    message_id: str | None
-    principal_id: int
-    correlation: str | None
-    accepted_at: datetime
-    keeps_replays: bool
-    requests: Sequence[Request]
-
-    def job_id(self, place: int) -> UUID:
-        return ids.job_id(self.batch_id, place)
-
-    def keyless_job_id(self, place: int) -> UUID:
-        return self.job_id(place) if self.message_id is None else uuid5(self.batch_namespace, str(place))
-
-    @property
-    def batch_namespace(self) -> UUID:
-        return uuid5(UUID(int=0), self.message_id or "")
-
-
-class Balance(NamedTuple):
-    """A locked balance: totals in minor units of the ledger's currency, `held` on the side that lowers it."""
-
-    debits: int
-    credits: int
-    held: int
-    last_number: int
-
-
-class Settled(NamedTuple):
-    """The job that a key is bound to already."""
-
-    job_id: UUID
-    fingerprint: bytes
-
-
-class PostedJob(NamedTuple):
-    """A posted job, which is its journal; fields in the order of the columns of `job`."""
-
-    organization_id: int
-    job_id: UUID
-    idempotency_key: str
-    fingerprint: bytes
-    kind: str
-    state: str
-    accepted_at: datetime
-    ended_at: datetime
-    principal_id: int
-    correlation: str | None
-    position: int
-    type: str
-    currency: str
-    total: int
-    value_date: date
-    event_at: str | None
-    description: str | None
-    reference_id: str | None
-    metadata: str | None
-    entry_ledgers: list[int]
-    entry_numbers: list[int]
-
-
-class RejectedJob(NamedTuple):
-    """A rejected job with its reason; fields in the order of the columns of `job`."""
-
-    organization_id: int
-    job_id: UUID
-    idempotency_key: str | None
-    fingerprint: bytes | None
-    kind: str
-    state: str
-    accepted_at: datetime
-    ended_at: datetime
-    principal_id: int
-    correlation: str | None
-    position: int
-    rejection: int
-    error: LedgermillError
-    asked: object
-
-
-class PostedEntry(NamedTuple):
-    """An entry; fields in the order of the columns of `entry`. `balance_after` is debits minus credits."""
-
-    organization_id: int
-    ledger_id: int
-    number: int
-    position: int
-    line: int
-    side: str
-    amount: int
-    currency: str
-    balance_after: int
-    value_date: date
-
-
-class BalanceChange(NamedTuple):
-    """What a batch adds to one balance. `entries` is what it adds to the version, `own_entries` to the last number."""
-
-    ledger_id: int
-    depth: int
-    debits: int
-    credits: int
-    entries: int
-    own_entries: int
-
-
-class DayChange(NamedTuple):
-    """What a batch adds to one ledger's totals of one value date."""
-
-    ledger_id: int
-    depth: int
-    value_date: date
-    debits: int
-    credits: int
-
-
-class Plan(NamedTuple):
-    """Everything that one transaction writes. `replays` pair a job's id with the job that settled its key before."""
-
-    posted: list[PostedJob]
-    rejected: list[RejectedJob]
-    entries: list[PostedEntry]
-    balances: list[BalanceChange]
-    days: list[DayChange]
-    replays: list[tuple[UUID, UUID]]
+Key = TypeVar("Key", bound=Hashable)
 
 
 def references(requests: Iterable[Request]) -> set[LedgerReference]:
@@ -224,10 +90,23 @@ def plan(
 class _Leaf:
     """A ledger while a batch is planned: its balance as it runs, and what each value date adds."""
 
-    __slots__ = ("balance", "credits", "days", "debits", "entries", "held", "ledger", "limit", "number", "sign")
+    __slots__ = (
+        "balance",
+        "credits",
+        "days",
+        "debits",
+        "entries",
+        "held",
+        "is_plain",
+        "ledger",
+        "limit",
+        "number",
+        "sign",
+    )
 
     def __init__(self, ledger: Ledger, balance: Balance) -> None:
         self.ledger = ledger
+        self.is_plain = ledger.active and ledger.opening_date is None and ledger.closing_date is None
         self.debits = balance.debits
         self.credits = balance.credits
         self.balance = balance.debits - balance.credits
@@ -291,6 +170,7 @@ class _Planner:
             self.plan.replays.append((job_id, first.job_id))
 
     def _post(self, request: JournalRequest, job_id: UUID) -> None:
+        """All checks first: what is refused must leave no trace."""
         books = self.books
         value_date = request.value_date or books.today
         if value_date > self.latest:
@@ -300,12 +180,55 @@ class _Planner:
             raise CurrencyNotSupported(
                 field="transaction.currency_code", base_currency=books.base_currency, currency=currency
             )
-        leaves = [self._leaf(request, line, currency, value_date) for line in range(len(request.entries))]
+        leaves = self._leaves(request.entries, currency, value_date)
         self._require_room(request.entries, leaves)
+        numbers = self._enter(request.entries, leaves, currency, value_date)
+        self.plan.posted.append(
+            PostedJob(
+                books.organization_id,
+                job_id,
+                request.idempotency_key,
+                request.fingerprint,
+                request.kind,
+                "posted",
+                self.batch.accepted_at,
+                books.booked_at,
+                self.batch.principal_id,
+                self.batch.correlation,
+                self.position,
+                request.type,
+                currency,
+                request.total,
+                value_date,
+                request.event_at,
+                request.description,
+                request.reference_id,
+                request.metadata,
+                [leaf.ledger.ledger_id for leaf in leaves],
+                numbers,
+            )
+        )
+        self.position += 1
 
-        position = self.position
-        numbers: list[int] = []
-        for line, (entry, leaf) in enumerate(zip(request.entries, leaves, strict=True), 1):
+    def _leaves(self, entries: Sequence[EntryRequest], currency: str, value_date: date) -> list[_Leaf]:
+        """The ledgers of these entries, once each may take its entry."""
+        leaves = []
+        known = self.by_reference
+        for index, entry in enumerate(entries):
+            leaf = known.get(entry.ledger)
+            if leaf is None or entry.is_suspense:
+                leaf = self._resolve(entry, entry.field or f"entries[{index}]")
+            if not leaf.is_plain or leaf.ledger.currency != (entry.currency or currency):
+                _require_usable(leaf.ledger, entry.currency or currency, value_date, entry.field or f"entries[{index}]")
+            leaves.append(leaf)
+        return leaves
+
+    def _enter(
+        self, entries: Sequence[EntryRequest], leaves: Sequence[_Leaf], currency: str, value_date: date
+    ) -> list[int]:
+        """Move the balances, and return each entry's number in its ledger."""
+        numbers = []
+        for line, (entry, leaf) in enumerate(zip(entries, leaves, strict=True), 1):
             amount = entry.amount
             day = leaf.days.get(value_date)
             if day is None:
@@ -319,14 +242,14 @@ class _Planner:
                 leaf.credits += amount
                 day[1] += amount
             leaf.entries += 1
-            leaf.number += 1
-            numbers.append(leaf.number)
+            leaf.number = number = leaf.number + 1
+            numbers.append(number)
             self.plan.entries.append(
                 PostedEntry(
-                    books.organization_id,
+                    self.books.organization_id,
                     leaf.ledger.ledger_id,
-                    leaf.number,
-                    position,
+                    number,
+                    self.position,
                     line,
                     entry.side,
                     amount,
@@ -335,57 +258,7 @@ class _Planner:
                     value_date,
                 )
             )
-        self.position += 1
-        self.plan.posted.append(
-            PostedJob(
-                books.organization_id,
-                job_id,
-                request.idempotency_key,
-                request.fingerprint,
-                request.kind,
-                "posted",
-                self.batch.accepted_at,
-                books.booked_at,
-                self.batch.principal_id,
-                self.batch.correlation,
-                position,
-                request.type,
-                currency,
-                request.total,
-                value_date,
-                request.event_at,
-                request.description,
-                request.reference_id,
-                request.metadata,
-                [leaf.ledger.ledger_id for leaf in leaves],
-                numbers,
-            )
-        )
-
-    def _leaf(self, request: JournalRequest, index: int, currency: str, value_date: date) -> _Leaf:
-        """The ledger of one entry, once it may take that entry."""
-        entry = request.entries[index]
-        leaf = self.by_reference.get(entry.ledger) if not entry.is_suspense else None
-        field = entry.field or f"entries[{index}]"
-        if leaf is None:
-            leaf = self._resolve(entry, field)
-        ledger = leaf.ledger
-        if not ledger.active:
-            raise LedgerInactive(field=field, ledger=ledger.code)
-        wanted = entry.currency or currency
-        if wanted != ledger.currency:
-            raise CurrencyMismatch(field=field, ledger=ledger.code, ledger_currency=ledger.currency, currency=wanted)
-        if (ledger.opening_date and value_date < ledger.opening_date) or (
-            ledger.closing_date and value_date > ledger.closing_date
-        ):
-            raise LedgerNotOpen(
-                field=field,
-                ledger=ledger.code,
-                opening_date=ledger.opening_date or "ever",
-                closing_date=ledger.closing_date or "ever",
-                value_date=value_date,
-            )
-        return leaf
+        return numbers
 
     def _resolve(self, entry: EntryRequest, field: str) -> _Leaf:
         if entry.is_suspense:
@@ -411,20 +284,18 @@ class _Planner:
         """Check floors and ranges as they stand at the end of the journal; a movement up is never refused."""
         moved: dict[_Leaf, int] = {}
         for entry, leaf in zip(entries, leaves, strict=True):
-            amount = entry.amount if entry.side == DEBIT else -entry.amount
-            moved[leaf] = moved.get(leaf, 0) + amount
             if leaf.debits + leaf.credits + entry.amount > LARGEST_MINOR_UNITS:
                 raise BalanceOutOfRange(field=f"entries[{leaves.index(leaf)}]", ledger=leaf.ledger.code)
-        for leaf, amount in moved.items():
-            if leaf.limit is None or amount * leaf.sign >= 0:
+            if leaf.limit is not None:
+                up = entry.amount if entry.side == leaf.ledger.normal_side else -entry.amount
+                moved[leaf] = moved.get(leaf, 0) + up
+        for leaf, up in moved.items():
+            if up >= 0 or leaf.limit is None:
                 continue
             available = leaf.balance * leaf.sign + leaf.limit - leaf.held
-            if available + amount * leaf.sign < 0:
+            if available + up < 0:
                 raise InsufficientBalance(
-                    field=f"entries[{leaves.index(leaf)}]",
-                    ledger=leaf.ledger.code,
-                    available=available,
-                    taken=-amount * leaf.sign,
+                    field=f"entries[{leaves.index(leaf)}]", ledger=leaf.ledger.code, available=available, taken=-up
                 )
 
     def _reject(self, request: Request, error: LedgermillError, *, keyless: bool = False) -> None:
@@ -440,7 +311,7 @@ class _Planner:
                 request.idempotency_key if has_key else None,
                 request.fingerprint if has_key else None,
                 request.kind,
-                "rejected",
+                "quarantined" if isinstance(error, Quarantined) else "rejected",
                 batch.accepted_at,
                 self.books.booked_at,
                 batch.principal_id,
@@ -458,39 +329,45 @@ class _Planner:
         totals: dict[int, list[int]] = {}
         days: dict[tuple[int, date], list[int]] = {}
         for leaf in self.leaves.values():
-            if not leaf.entries:
-                continue
-            for value_date, (debits, credits_) in leaf.days.items():
-                self.plan.days.append(DayChange(leaf.ledger.ledger_id, leaf.ledger.depth, value_date, debits, credits_))
-            gained_debits = sum(day[0] for day in leaf.days.values())
-            gained_credits = sum(day[1] for day in leaf.days.values())
-            self.plan.balances.append(
-                BalanceChange(
-                    leaf.ledger.ledger_id,
-                    leaf.ledger.depth,
-                    gained_debits,
-                    gained_credits,
-                    leaf.entries,
-                    leaf.entries,
-                )
-            )
-            for head_id in self.chart.lineage(leaf.ledger.ledger_id)[1:]:
-                total = totals.setdefault(head_id, [0, 0, 0])
-                total[0] += gained_debits
-                total[1] += gained_credits
-                total[2] += leaf.entries
-                for value_date, (debits, credits_) in leaf.days.items():
-                    day = days.setdefault((head_id, value_date), [0, 0])
-                    day[0] += debits
-                    day[1] += credits_
-        depth_of = self.chart.by_id
-        self.plan.balances.extend(
-            BalanceChange(ledger_id, depth_of[ledger_id].depth, debits, credits_, entries, 0)
-            for ledger_id, (debits, credits_, entries) in totals.items()
+            before = self.balances[leaf.ledger.ledger_id]
+            gained = (leaf.debits - before.debits, leaf.credits - before.credits, leaf.entries)
+            lineage = self.chart.lineage(leaf.ledger.ledger_id) if leaf.entries else ()
+            for ledger_id in lineage:
+                _add(totals, ledger_id, gained)
+            for value_date, moved in leaf.days.items():
+                for ledger_id in lineage:
+                    _add(days, (ledger_id, value_date), moved)
+        depth = {ledger_id: self.chart.by_id[ledger_id].depth for ledger_id in totals}
+        for ledger_id in sorted(totals, key=lambda ledger_id: (-depth[ledger_id], ledger_id)):
+            debits, credits_, entries = totals[ledger_id]
+            own = self.leaves[ledger_id].entries if ledger_id in self.leaves else 0
+            self.plan.balances.append(BalanceChange(ledger_id, depth[ledger_id], debits, credits_, entries, own))
+        for ledger_id, value_date in sorted(days, key=lambda key: (-depth[key[0]], *key)):
+            debits, credits_ = days[ledger_id, value_date]
+            self.plan.days.append(DayChange(ledger_id, depth[ledger_id], value_date, debits, credits_))
+
+
+def _require_usable(ledger: Ledger, currency: str, value_date: date, field: str) -> None:
+    if not ledger.active:
+        raise LedgerInactive(field=field, ledger=ledger.code)
+    if currency != ledger.currency:
+        raise CurrencyMismatch(field=field, ledger=ledger.code, ledger_currency=ledger.currency, currency=currency)
+    if (ledger.opening_date and value_date < ledger.opening_date) or (
+        ledger.closing_date and value_date > ledger.closing_date
+    ):
+        raise LedgerNotOpen(
+            field=field,
+            ledger=ledger.code,
+            opening_date=ledger.opening_date or "ever",
+            closing_date=ledger.closing_date or "ever",
+            value_date=value_date,
         )
-        self.plan.days.extend(
-            DayChange(ledger_id, depth_of[ledger_id].depth, value_date, debits, credits_)
-            for (ledger_id, value_date), (debits, credits_) in days.items()
-        )
-        self.plan.balances.sort(key=lambda change: (-change.depth, change.ledger_id))
-        self.plan.days.sort(key=lambda change: (-change.depth, change.ledger_id, change.value_date))
+
+
+def _add(totals: dict[Key, list[int]], key: Key, amounts: Sequence[int]) -> None:
+    total = totals.get(key)
+    if total is None:
+        totals[key] = list(amounts)
+    else:
+        for index, amount in enumerate(amounts):
+            total[index] += amount

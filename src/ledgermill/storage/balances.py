@@ -1,12 +1,12 @@
 """Balances: locked, read and written inside the caller's transaction."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import date, datetime
 
 from sqlalchemy import BigInteger, any_, bindparam, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from ledgermill.domain.posting import Balance, BalanceChange, DayChange
+from ledgermill.domain.plans import Balance, BalanceChange, DayChange
 from ledgermill.storage.connections import Transaction
 from ledgermill.storage.tables import balance
 
@@ -42,6 +42,11 @@ ADD_DAYS = text("""
 """)
 
 
+def array_text(values: Iterable[object]) -> str:
+    """Numbers or dates as PostgreSQL writes an array: several times as fast as the driver's general way."""
+    return f"{{{','.join(map(str, values))}}}"
+
+
 def lock(tx: Transaction, organization_id: int, ledger_ids: Collection[int]) -> dict[int, Balance]:
     """Lock these balances until `tx` ends, and read them."""
     rows = tx.execute(LOCK, {"organization_id": organization_id, "ledger_ids": list(ledger_ids)})
@@ -60,11 +65,11 @@ def add(tx: Transaction, organization_id: int, changes: Sequence[BalanceChange],
         {
             "organization_id": organization_id,
             "booked_at": booked_at,
-            "ledger_ids": [change.ledger_id for change in changes],
-            "debits": [change.debits for change in changes],
-            "credits": [change.credits for change in changes],
-            "entries": [change.entries for change in changes],
-            "own_entries": [change.own_entries for change in changes],
+            "ledger_ids": array_text(change.ledger_id for change in changes),
+            "debits": array_text(change.debits for change in changes),
+            "credits": array_text(change.credits for change in changes),
+            "entries": array_text(change.entries for change in changes),
+            "own_entries": array_text(change.own_entries for change in changes),
         },
     )
 
@@ -78,9 +83,9 @@ def add_days(tx: Transaction, organization_id: int, changes: Sequence[DayChange]
         {
             "organization_id": organization_id,
             "booked_on": booked_on,
-            "ledger_ids": [change.ledger_id for change in changes],
-            "value_dates": [change.value_date for change in changes],
-            "debits": [change.debits for change in changes],
-            "credits": [change.credits for change in changes],
+            "ledger_ids": array_text(change.ledger_id for change in changes),
+            "value_dates": array_text(change.value_date for change in changes),
+            "debits": array_text(change.debits for change in changes),
+            "credits": array_text(change.credits for change in changes),
         },
     )

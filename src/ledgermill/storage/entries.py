@@ -7,7 +7,7 @@ import psycopg
 from sqlalchemy import BigInteger, RowMapping, any_, bindparam, column, func, select, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from ledgermill.domain.posting import PostedEntry
+from ledgermill.domain.plans import PostedEntry
 from ledgermill.storage.connections import Transaction
 from ledgermill.storage.tables import entry, job
 

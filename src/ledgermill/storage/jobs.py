@@ -10,7 +10,7 @@ from sqlalchemy import RowMapping, Text, Uuid, any_, bindparam, func, insert, se
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ledgermill.domain import ids
-from ledgermill.domain.posting import PostedJob, RejectedJob, Settled
+from ledgermill.domain.plans import PostedJob, RejectedJob, Settled
 from ledgermill.storage.connections import Transaction
 from ledgermill.storage.tables import job, replay
 

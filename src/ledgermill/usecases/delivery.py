@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping
 
 from ledgermill.domain import ids
 from ledgermill.domain.journals import JournalRequest, Request
-from ledgermill.domain.posting import Batch
+from ledgermill.domain.plans import Batch
 from ledgermill.errors import LedgermillError, OrganizationNotFound
 from ledgermill.messages import posting as posting_messages
 from ledgermill.messages import routes

@@ -15,7 +15,7 @@ from psycopg import Connection as PsycopgConnection
 
 from ledgermill.domain import posting
 from ledgermill.domain.journals import UnusableRequest
-from ledgermill.domain.posting import Batch, Books, Plan
+from ledgermill.domain.plans import Batch, Books, Plan, Settled
 from ledgermill.errors import DatabaseRefused, DatabaseUnavailable
 from ledgermill.observability import Timings, logger
 from ledgermill.runtime import Runtime
@@ -195,7 +195,7 @@ def _write(tx: Transaction, organization_id: int, plan: Plan, books: Books) -> N
 
 def _look(
     tx: Transaction, organization_id: int, batches: Sequence[Batch]
-) -> tuple[Mapping[str, posting.Settled], frozenset[UUID]]:
+) -> tuple[Mapping[str, Settled], frozenset[UUID]]:
     """What is known of these batches' keys, and of their jobs that have none; under the lock nobody adds to it."""
     keys = {request.idempotency_key for batch in batches for request in batch.requests} - {None}
     keyless = {batch.keyless_job_id(request.place) for batch in batches for request in batch.requests}

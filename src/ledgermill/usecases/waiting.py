@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from ledgermill.domain.journals import Request, UnusableRequest
-from ledgermill.domain.posting import Batch, Plan
+from ledgermill.domain.plans import Batch, Plan
 from ledgermill.errors import DatabaseUnavailable, LedgermillError, Quarantined
 from ledgermill.messages import posting as posting_messages
 from ledgermill.observability import Timings, logger
@@ -83,7 +83,7 @@ def _tell(
 
 def _work(row: Waiting) -> Work:
     """What to settle of a row now: all that is left, or a slice, or one job, or nothing but its rejection."""
-    asked = posting_messages.read_list(row.payload)
+    asked = posting_messages.read_kept(row.payload)
     first = row.next_item
     last = min(row.jobs, first + _slice_length(row))
     places = row.places or range(row.jobs)
