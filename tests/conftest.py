@@ -2,14 +2,19 @@
 
 import os
 import secrets
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from ledgermill.broker import publishing
 from ledgermill.config import Settings, with_login
 from ledgermill.embedded import postgres, redis
 from ledgermill.storage import connections, migrations, roles
@@ -66,6 +71,8 @@ def settings(
 ) -> Iterator[Settings]:
     """Settings of a fresh system: an empty, migrated database and an empty broker."""
     name = f"test_{secrets.token_hex(6)}"
+    with publishing.redis_client(redis_server.url) as client:
+        client.flushall()  # an earlier test may have rung, or published, without a worker
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
@@ -102,3 +109,42 @@ def environment(settings: Settings) -> dict[str, str]:
         "LEDGERMILL_HOME": str(settings.home),
         "LOG_FORMAT": "text",
     }
+
+
+@pytest.fixture
+def workers(settings: Settings, tmp_path: Path) -> Iterator[list[int]]:
+    """Real Celery workers of this test's system, ready for messages: the ids of their processes."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(worker(settings, tmp_path, queue="posting", processes=2)),
+            stack.enter_context(worker(settings, tmp_path, queue="maintenance", processes=1)),
+        ]
+
+
+@contextmanager
+def worker(settings: Settings, folder: Path, *, queue: str, processes: int) -> Iterator[int]:
+    """A worker of one queue, from when it takes messages; its log is in the folder. Gives the id of its process."""
+    alive = folder / f"{queue}.alive"
+    alive.unlink(missing_ok=True)  # a worker that was killed leaves it behind
+    options = ["-Q", queue, "-n", f"{queue}@%h", "-c", str(processes), "--without-gossip", "--without-mingle"]
+    with (folder / f"{queue}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "workers.app", "worker", *options],
+            env=environment(settings) | {"LEDGERMILL_HEARTBEAT_FILE": str(alive)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        for _ in range(300):
+            if alive.exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert alive.exists(), (folder / f"{queue}.log").read_text()
+        yield process.pid
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
