@@ -3,7 +3,7 @@
 Celery acknowledges such messages and drops them; here they reach the transport, which has their bytes, as an error.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NoReturn
 
 from celery.worker.consumer import Consumer as CeleryConsumer
@@ -13,6 +13,9 @@ from workers.unreadable import UnreadableError
 # Arguments cross to the pool by pickle, which recurses like JSON; deeper ones could fail there, where a failure costs
 # the worker a process for good.
 LEVELS_ALLOWED = 64
+
+# Items that come as one JSON text are counted by a field that each has once, without reading the text.
+ONCE_AN_ITEM = {"journals": '"entries"', "updates": '"amount"'}
 
 NOT_BRACKETS_OR_QUOTES = bytes(set(range(256)) - set(b'[]{}"'))
 
@@ -25,7 +28,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery ships no types
 
         def on_task_received(message: Any) -> None:
             require_task(message, self.strategies)
-            require_arguments(message, self.app.tasks[message.headers["task"]])
+            arguments = require_arguments(message, self.app.tasks[message.headers["task"]])
+            # What Flower shows: never the payload itself, which producers that are not ours send along.
+            message.headers["argsrepr"], message.headers["kwargsrepr"] = "()", readable(arguments)
             hand_on(message)
 
         return on_task_received
@@ -52,8 +57,21 @@ def require_task(message: Any, tasks: Container[str]) -> None:
         raise UnreadableError("unknown task")
 
 
-def require_arguments(message: Any, task: Any) -> None:
-    """Check that the body is `[args, kwargs, embed]` and fits the task's parameters. Celery decodes it once, here."""
+def readable(arguments: Mapping[str, Any]) -> str:
+    """Arguments as a person reads them: "500 journals, acme"."""
+    facts = []
+    for name, value in sorted(arguments.items()):
+        if isinstance(value, list):
+            facts.append(f"{len(value)} {name}")
+        elif name in ONCE_AN_ITEM and isinstance(value, str):
+            facts.append(f"{value.count(ONCE_AN_ITEM[name])} {name}")
+        elif isinstance(value, (str, int)):
+            facts.append(str(value)[:100])
+    return ", ".join(facts)
+
+
+def require_arguments(message: Any, task: Any) -> dict[str, Any]:
+    """The arguments by name, once the body fits the task. Celery decodes it once, here."""
     try:
         body = message.decode()
     except Exception as error:
@@ -69,6 +87,7 @@ def require_arguments(message: Any, task: Any) -> None:
         task.__header__(*args, **kwargs)
     except TypeError:
         raise UnreadableError("arguments do not fit the task") from None
+    return kwargs
 
 
 def nests_too_deep(text: bytes) -> bool:

@@ -1,7 +1,6 @@
-"""A worker's sign of life: a file that its event loop touches, and the check of its age."""
+"""A worker's sign of life: a file that its event loop touches (`ledgermill.observability.is_fresh` reads its age)."""
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships 
 
     def start(self, worker: Any) -> None:
         if self.path is not None:
+            worker.timer.call_after(0, touch, (self.path,))  # at the loop's first turn: then it takes messages
             self.timer_entry = worker.timer.call_repeatedly(INTERVAL_S, touch, (self.path,))
 
     def stop(self, worker: Any) -> None:  # noqa: ARG002 - Celery's protocol
@@ -46,12 +46,3 @@ def touch(path: Path) -> None:
         path.touch()
     except OSError as error:
         log.error("heartbeat file cannot be touched: %s", error.strerror)
-
-
-def is_fresh(path: Path, *, max_age_s: float) -> bool:
-    """Whether the worker that owns this file was alive within the last `max_age_s` seconds."""
-    try:
-        age_s = time.time() - path.stat().st_mtime
-    except OSError:
-        return False
-    return abs(age_s) <= max_age_s  # a file from the future tells nothing

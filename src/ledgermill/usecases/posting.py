@@ -26,6 +26,7 @@ from ledgermill.storage.inbox import Waiting
 TRIES = 8
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 2.0
+MOST_LOGGED = 10
 
 log = logger(__name__)
 
@@ -92,11 +93,14 @@ def tell(runtime: Runtime, organization: str, batches: Iterable[UUID], plans: Se
     log.info(
         "settled",
         organization=organization,
-        batches=[str(batch) for batch in batches[:10]],
+        batches=[str(batch) for batch in batches[:MOST_LOGGED]],
         posted=posted.total(),
         rejected=rejected.total(),
         replayed=replayed,
-        codes=sorted({code for _, code in rejected}),
+        rejected_jobs=[f"{job.job_id} {job.error.code}" for plan in plans for job in plan.rejected][:MOST_LOGGED],
+        correlations=sorted({job.correlation for plan in plans for job in plan.posted if job.correlation})[
+            :MOST_LOGGED
+        ],
         ms={phase: round(seconds * 1000, 1) for phase, seconds in timings.seconds.items()},
     )
 
