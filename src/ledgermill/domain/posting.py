@@ -283,8 +283,10 @@ class _Planner:
     def _require_room(self, entries: Sequence[EntryRequest], leaves: Sequence[_Leaf]) -> None:
         """Check floors and ranges as they stand at the end of the journal; a movement up is never refused."""
         moved: dict[_Leaf, int] = {}
+        grown: dict[_Leaf, int] = {}
         for entry, leaf in zip(entries, leaves, strict=True):
-            if leaf.debits + leaf.credits + entry.amount > LARGEST_MINOR_UNITS:
+            grown[leaf] = grown.get(leaf, 0) + entry.amount
+            if leaf.debits + leaf.credits + grown[leaf] > LARGEST_MINOR_UNITS:
                 raise BalanceOutOfRange(field=f"entries[{leaves.index(leaf)}]", ledger=leaf.ledger.code)
             if leaf.limit is not None:
                 up = entry.amount if entry.side == leaf.ledger.normal_side else -entry.amount

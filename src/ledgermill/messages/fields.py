@@ -6,7 +6,15 @@ from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, GetPydanticSchema, StringConstraints, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetPydanticSchema,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError, core_schema
 from typing_extensions import TypeAliasType
 
@@ -54,6 +62,8 @@ _NUMBER_SCHEMA: Final = core_schema.union_schema(
 )
 _NUMBER_JSON: Final = {"anyOf": [{"type": "integer"}, {"type": "string", "pattern": "^[0-9]{1,10}$"}]}
 
+MOST_METADATA_LEVELS: Final = 32
+
 NO_CONTROL: Final = r"^[^\x00-\x1f\x7f]*$"
 NO_NUL: Final = r"^[^\x00]*$"
 NAMED_UUID: Final = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
@@ -87,7 +97,24 @@ JsonValue = TypeAliasType(
     "JsonValue",
     "bool | _Int64 | _Text | _Finite | list[JsonValue] | dict[_Text, JsonValue] | None",
 )
-Metadata = Annotated[dict[_Text, JsonValue], Field(max_length=100)]
+
+
+def is_too_deep(value: object, most_levels: int) -> bool:
+    """Whether lists and objects are nested in more levels than that; beyond some 200, JSON readers give up."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return False
+    return most_levels == 0 or any(is_too_deep(part, most_levels - 1) for part in value)
+
+
+def _not_too_deep(metadata: dict[str, Any]) -> dict[str, Any]:
+    if is_too_deep(metadata, MOST_METADATA_LEVELS):
+        raise PydanticCustomError("depth", "must be nested in at most {most} levels", {"most": MOST_METADATA_LEVELS})
+    return metadata
+
+
+Metadata = Annotated[dict[_Text, JsonValue], Field(max_length=100), AfterValidator(_not_too_deep)]
 
 
 def reference_of(item: Any, *, field: str) -> LedgerReference:

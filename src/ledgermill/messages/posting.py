@@ -24,6 +24,7 @@ from ledgermill.domain.journals import (
 from ledgermill.domain.ledgers import CREDIT, DEBIT, LedgerReference, Side
 from ledgermill.errors import BatchSize, InvalidField, InvalidJson, LedgermillError
 from ledgermill.messages.fields import (
+    MOST_METADATA_LEVELS,
     Amount,
     Code,
     CurrencyCode,
@@ -36,6 +37,7 @@ from ledgermill.messages.fields import (
     Name,
     UuidText,
     first_problem,
+    is_too_deep,
     read_date,
     read_instant,
     reference_of,
@@ -43,6 +45,7 @@ from ledgermill.messages.fields import (
 
 MOST_ITEMS: Final = 10_000
 MOST_METADATA_BYTES: Final = 16_384
+MOST_LEVELS: Final = MOST_METADATA_LEVELS + 2  # the item and its transaction
 FINGERPRINT_VERSION: Final = b"1:"  # a release that reads content differently counts up, and keeps reading the old way
 STRICT: Final = ConfigDict(extra="forbid", strict=True)
 SIDES: Final[dict[str, Side]] = {"debit": DEBIT, "credit": CREDIT}
@@ -169,6 +172,15 @@ def as_json(items: Sequence[object]) -> bytes:
     return json.dumps(items, default=str).encode()
 
 
+def read_kept(payload: bytes) -> list[object]:
+    """The items of an inbox payload, unchecked; NaN and lone surrogates too, which a broker's JSON may hold."""
+    try:
+        items: list[object] = from_json(payload, allow_inf_nan=True)
+    except ValueError:
+        items = json.loads(payload)
+    return items
+
+
 def fingerprint(item: Mapping[str, Any]) -> bytes:
     """SHA-256 of the content: canonical JSON of the fields as sent, without the key and without defaults.
 
@@ -202,15 +214,23 @@ def _one_by_one(one: TypeAdapter[Any], items: object) -> tuple[list[Any], dict[i
     problems: dict[int, LedgermillError] = {}
     read_items: list[Any] = []
     for index, item in enumerate(found):
+        if is_too_deep(item, MOST_LEVELS):
+            problems[index] = InvalidField(field="the item", problem=f"is nested in more than {MOST_LEVELS} levels")
+            read_items.append(_without_depth(item))
+            continue
         try:
             read_items.append(one.validate_python(item))
         except ValidationError as error:
             problems[index] = first_problem(error)
             read_items.append(item)
-        except RecursionError:
-            problems[index] = InvalidField(field="the item", problem="is nested too deeply")
-            read_items.append(None)
     return read_items, problems
+
+
+def _without_depth(item: object) -> object:
+    """An item that JSON readers take again, with an empty list, which is wrong everywhere, for each field too deep."""
+    if not isinstance(item, dict):
+        return None
+    return {name: [] if is_too_deep(value, MOST_LEVELS - 1) else value for name, value in item.items()}
 
 
 def _unusable(kind: str, place: int, item: object, error: LedgermillError) -> UnusableRequest:
