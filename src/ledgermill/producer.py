@@ -18,9 +18,8 @@ from uuid import UUID
 
 import httpx2
 import orjson
-from kombu.exceptions import OperationalError
 
-from ledgermill.broker.publishing import publisher
+from ledgermill.broker import publishing
 from ledgermill.config import Settings
 from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE, UnusableRequest
 from ledgermill.errors import BrokerUnavailable, MissingIdempotencyKey, Unavailable
@@ -97,7 +96,7 @@ class Producer:
         self.linger_s = linger_s
         self.most_in_a_message = most_in_a_message
         self.queue = queue
-        self._celery = publisher(Settings(broker_url=broker_url))
+        self._celery = publishing.publisher(Settings(broker_url=broker_url))
         self._api = (
             httpx2.Client(base_url=api_url, headers={"X-API-Key": api_key or ""}, timeout=10) if api_url else None
         )
@@ -196,21 +195,16 @@ class Producer:
             first = self._unconfirmed.get(key)  # of two contents for one key, the first is the one that counts
             self._unconfirmed[key] = _Published(kind, first.text if first else text, at)
         route, field = routes.TASK_OF_KIND[kind], routes.FIELD_OF_KIND[kind]
-        try:
-            with self._publishing:
-                self._celery.send_task(
-                    route.task,
-                    kwargs={
-                        "organization": self.organization,
-                        field: "[" + b",".join(text for _, text in gathering.items).decode() + "]",
-                    },
-                    task_id=str(gathering.batch_id),
-                    queue=self.queue,
-                    argsrepr="()",
-                    kwargsrepr=f"{len(gathering.items)} {field}, {self.organization}",
-                )
-        except OperationalError as error:
-            raise BrokerUnavailable from error
+        items = b",".join(text for _, text in gathering.items).decode()
+        with self._publishing:
+            publishing.send(
+                self._celery,
+                route,
+                arguments={"organization": self.organization, field: f"[{items}]"},
+                shown=f"{len(gathering.items)} {field}, {self.organization}",
+                task_id=str(gathering.batch_id),
+                queue=self.queue,
+            )
 
     def _publish_what_lingers(self) -> None:
         while not self._closed.wait(self.linger_s):

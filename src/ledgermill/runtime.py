@@ -8,13 +8,12 @@ from functools import cached_property
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import Engine
-
 from ledgermill.broker.publishing import Broker
 from ledgermill.config import Settings
 from ledgermill.domain import ids
 from ledgermill.storage import connections
 from ledgermill.storage.charts import Charts
+from ledgermill.storage.connections import Engine
 
 Role = Literal["owner", "worker", "api", "readonly"]
 

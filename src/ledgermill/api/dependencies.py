@@ -6,8 +6,6 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 from fastapi import Depends, Request, Response
 from pydantic import BaseModel
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledgermill.api.waiters import Waiters
 from ledgermill.broker.publishing import Broker
@@ -15,7 +13,7 @@ from ledgermill.config import Settings
 from ledgermill.errors import DatabaseUnavailable, InvalidField, ScopeMissing, Unauthenticated
 from ledgermill.storage import api_keys, connections, failures
 from ledgermill.storage.api_keys import Caller
-from ledgermill.storage.connections import Transaction
+from ledgermill.storage.connections import AsyncEngine, Transaction
 from ledgermill.usecases.organizations import hash_key
 
 LONGEST_WAIT_S = 60.0
@@ -30,14 +28,20 @@ class State:
     def __init__(self, settings: Settings, engine: AsyncEngine, broker: Broker, waiters: Waiters) -> None:
         self.settings, self.engine, self.broker, self.waiters = settings, engine, broker, waiters
 
-    async def run(self, act: Callable[[Connection], T]) -> T:
-        """Run `act` in a transaction of its own. Raises DatabaseUnavailable where the database is away or too slow."""
+    async def run(self, act: Callable[[Transaction], T]) -> T:
+        """Run `act` in a transaction of its own.
+
+        Raises: DatabaseUnavailable, where the database is away or too slow; InvalidField, where it cannot be asked, as
+        for a name that holds a NUL.
+        """
         try:
             async with self.engine.begin() as connection:
                 return await connection.run_sync(act)
         except failures.DatabaseError as error:
             if failures.is_temporary(error):
                 raise DatabaseUnavailable from error
+            if failures.is_unstorable(error):
+                raise InvalidField(field="the request", problem=failures.problem(error)) from None
             raise
 
 
@@ -52,7 +56,7 @@ class Books:
     ) -> T:
         """Call `use_case(tx, organization_id, …)` in one transaction."""
 
-        def act(tx: Connection) -> T:
+        def act(tx: Transaction) -> T:
             connections.show_organization(tx, self.caller.organization_id)
             return use_case(tx, self.caller.organization_id, *args, **kwargs)
 

@@ -20,8 +20,9 @@ from ledgermill.api.dependencies import (
     wait_s,
 )
 from ledgermill.api.problems import problem_of_job
-from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE, UnusableRequest
-from ledgermill.errors import InvalidField, InvalidJson, MissingIdempotencyKey
+from ledgermill.config import Settings
+from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE, JournalRequest, UnusableRequest
+from ledgermill.errors import InvalidField, InvalidJson, LedgerReferenceConflict, MissingIdempotencyKey
 from ledgermill.messages.fields import read_reference
 from ledgermill.messages.jobs import AcceptedV1, BatchV1, JobPlaceV1, JobV1, JournalOutV1
 from ledgermill.messages.ledgers import BalanceUpdatedV1
@@ -74,7 +75,9 @@ async def update_balance(request: Request, body: Body, books: Posting, ref: str 
     reference = read_reference(ref)
     item = _with_header_key(request, _one(body))
     named = {"ledger_id": reference.uuid, "ledger_code": reference.code, "ledger_num_id": reference.number}
-    item = {**{name: value for name, value in named.items() if value is not None}, **item}
+    for name, value in named.items():
+        if value is not None and item.setdefault(name, value) != value:
+            raise LedgerReferenceConflict(field="the path and the body")
     return await _single(request, books, UPDATE_BALANCE, item)
 
 
@@ -90,7 +93,9 @@ async def _single(request: Request, books: Books, kind: str, item: dict[str, Any
         raise MissingIdempotencyKey(field="idempotency_key")
     accepted = await books.run(_accept_one, kind, item, books.caller.principal_id, correlation_of(request))
     job_id, key = accepted.jobs[0]
-    seconds = wait_s(request, default=state.settings.wait_s)
+    # Who asks for a time in the future knows that it is not now.
+    is_later = isinstance(job := accepted.requests[0], JournalRequest) and job.due_at is not None and job.due_at > now()
+    seconds = wait_s(request, default=0.0 if is_later else state.settings.wait_s)
     headers = {"Idempotency-Key": key or "", "Location": f"/v1/jobs/{job_id}"}
     async with state.waiters.expecting(accepted.batch_id) as wait:
         await anyio.to_thread.run_sync(state.broker.ring_for, accepted.organization_uuid)
@@ -114,7 +119,7 @@ async def _single(request: Request, books: Books, kind: str, item: dict[str, Any
 
 async def _many(request: Request, books: Books, items: bytes) -> Response:
     state = state_of(request)
-    accepted = await books.run(_accept_many, items, books.caller.principal_id, correlation_of(request))
+    accepted = await books.run(_accept_many, items, books.caller.principal_id, correlation_of(request), state.settings)
     headers = {"Location": f"/v1/batches/{accepted.batch_id}"}
     async with state.waiters.expecting(accepted.batch_id) as wait:
         await anyio.to_thread.run_sync(state.broker.ring_for, accepted.organization_uuid)
@@ -155,9 +160,9 @@ def _accept_one(
 
 
 def _accept_many(
-    tx: Transaction, organization_id: int, items: bytes, principal_id: int, correlation: str | None
+    tx: Transaction, organization_id: int, items: bytes, principal_id: int, correlation: str | None, settings: Settings
 ) -> acceptance.Accepted:
-    return acceptance.accept(
+    accepted = acceptance.accept(
         tx,
         organization_id,
         kind=POST_JOURNAL,
@@ -166,6 +171,11 @@ def _accept_many(
         correlation=correlation,
         now=now(),
     )
+    if settings.require_idempotency_key:
+        for request in accepted.requests:
+            if isinstance(request.asked, dict) and request.asked.get("idempotency_key") is None:
+                raise MissingIdempotencyKey(field=f"[{request.place}].idempotency_key")  # rolls back
+    return accepted
 
 
 def _updated(tx: Transaction, organization_id: int, job_id: UUID, item: dict[str, Any]) -> BalanceUpdatedV1:
@@ -192,7 +202,7 @@ def _with_header_key(request: Request, item: dict[str, Any]) -> dict[str, Any]:
     header = request.headers.get("idempotency-key")
     if header is None:
         return item
-    if item.get("idempotency_key") not in {None, header}:
+    if item.get("idempotency_key", header) != header:
         raise InvalidField(field="idempotency_key", problem="differs from the header Idempotency-Key")
     return {**item, "idempotency_key": header}
 

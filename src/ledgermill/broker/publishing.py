@@ -9,6 +9,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from ledgermill.config import Settings
+from ledgermill.errors import BrokerUnavailable
 from ledgermill.messages import routes
 from ledgermill.observability import logger
 
@@ -58,6 +59,14 @@ def publisher(settings: Settings) -> Celery:
     return app
 
 
+def send(app: Celery, route: routes.Route, *, arguments: Mapping[str, Any], shown: str, **options: Any) -> None:
+    """Publish one message; `shown` is what Flower shows of it. Raises BrokerUnavailable."""
+    try:
+        app.send_task(route.task, kwargs=dict(arguments), argsrepr="()", kwargsrepr=shown, **options)
+    except OperationalError as error:
+        raise BrokerUnavailable from error
+
+
 class Broker:
     """The broker as the rest of ledgermill sees it. A broker that is away costs time, never a job: beat rings again."""
 
@@ -71,15 +80,9 @@ class Broker:
         try:
             if not self.redis.set(RING_KEY.format(lane=lane), b"1", nx=True, px=RING_LASTS_MS):
                 return True
-            self.celery.send_task(
-                routes.LOOK.task,
-                kwargs={"lane": lane},
-                queue=routes.queue_of_lane(lane, lanes=self.lanes),
-                retry=False,
-                argsrepr="()",
-                kwargsrepr=f"lane {lane}",
-            )
-        except (redis.RedisError, OperationalError) as error:
+            queue = routes.queue_of_lane(lane, lanes=self.lanes)
+            send(self.celery, routes.LOOK, arguments={"lane": lane}, shown=f"lane {lane}", queue=queue, retry=False)
+        except (redis.RedisError, BrokerUnavailable) as error:
             log.warning("no ring", lane=lane, reason=type(error).__name__)
             return False
         return True

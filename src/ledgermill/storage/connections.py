@@ -4,12 +4,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, make_url, text
+import psycopg
+from sqlalchemy import URL, Connection, Engine, RowMapping, create_engine, make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ledgermill.storage.tables import API_SCHEMA, SCHEMA
 
+__all__ = [
+    "AsyncEngine",
+    "Engine",
+    "Row",
+    "Transaction",
+    "api_engine",
+    "engine",
+    "raw",
+    "show_organization",
+    "snapshot",
+]
+
+# The names that the layers above use, so that SQLAlchemy is known here only.
 Transaction = Connection
+Row = RowMapping
 
 CONNECT_ARGS: dict[str, Any] = {
     "connect_timeout": 5,
@@ -49,6 +64,11 @@ def snapshot(engine: Engine) -> Iterator[Transaction]:
         connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         with connection.begin():
             yield connection
+
+
+def raw(tx: Transaction) -> psycopg.Connection[Any]:
+    """The driver's connection below a transaction, for COPY."""
+    return tx.connection.driver_connection  # type: ignore[return-value]  # psycopg is the driver
 
 
 def show_organization(tx: Transaction, organization_id: int) -> None:

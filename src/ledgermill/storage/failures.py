@@ -33,6 +33,12 @@ def is_refusal(error: BaseException) -> bool:
     return (sqlstate(error) or "").startswith(REFUSAL_CLASSES)
 
 
+def is_unstorable(error: BaseException) -> bool:
+    """Whether a value does not fit its type, as a text with NUL, so that it names nothing in the database."""
+    origin = error.orig if isinstance(error, DBAPIError) else error
+    return isinstance(origin, psycopg.DataError)
+
+
 def violated(error: BaseException) -> str | None:
     """The name of the violated constraint, where it is one."""
     origin = error.orig if isinstance(error, DBAPIError) else error
@@ -42,4 +48,4 @@ def violated(error: BaseException) -> str | None:
 def problem(error: BaseException) -> str:
     """What the server says of it, without the values that it was given."""
     origin = error.orig if isinstance(error, DBAPIError) else error
-    return (origin.diag.message_primary or "no reason given") if isinstance(origin, psycopg.Error) else str(error)
+    return (origin.diag.message_primary or "has a value that the database cannot hold") if isinstance(origin, psycopg.Error) else str(error)

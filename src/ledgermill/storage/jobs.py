@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import RowMapping, Text, Uuid, any_, bindparam, func, insert, select
+from sqlalchemy import RowMapping, Text, Uuid, any_, bindparam, func, insert, select, union_all
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ledgermill.domain import ids
@@ -60,6 +60,8 @@ REJECTED_AFTER = (
     .order_by(job.c.rejection)
     .limit(bindparam("limit"))
 )
+# One statement sees one moment: between two, a rejection and a later journal could end, and come out of order.
+ENDED_AFTER = union_all(select(POSTED_AFTER.subquery("posted")), select(REJECTED_AFTER.subquery("rejected")))
 
 
 def copy_posted(connection: psycopg.Connection[Any], jobs: Sequence[PostedJob]) -> None:
@@ -169,13 +171,13 @@ def ended_after(
 
     Both counts are given under the posting lock, so none is seen before a lower one.
     """
-    posted_parameters = {"organization_id": organization_id, "position": position, "limit": limit}
-    rejected_parameters = {"organization_id": organization_id, "rejection": rejection, "limit": limit}
-    # Rejections first: a journal that is posted between the two reads is then only ever too new, never skipped.
-    rejected = tx.execute(REJECTED_AFTER, rejected_parameters).mappings().all()
-    posted = tx.execute(POSTED_AFTER, posted_parameters).mappings().all()
-    rows = sorted([*rejected, *posted], key=_order_of_ending)
-    return rows[:limit]
+    parameters = {
+        "organization_id": organization_id,
+        "position": position,
+        "rejection": rejection,
+        "limit": limit,
+    }
+    return sorted(tx.execute(ENDED_AFTER, parameters).mappings(), key=_order_of_ending)[:limit]
 
 
 def _order_of_ending(row: RowMapping) -> tuple[int, int]:

@@ -7,8 +7,6 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
-from sqlalchemy import RowMapping
-
 from ledgermill.domain import ids
 from ledgermill.domain.journals import JournalRequest, Request
 from ledgermill.domain.plans import Batch
@@ -18,6 +16,7 @@ from ledgermill.messages import routes
 from ledgermill.observability import Timings, logger
 from ledgermill.runtime import Runtime, new_batch_id
 from ledgermill.storage import failures, inbox, organizations, quarantine
+from ledgermill.storage.connections import Row
 from ledgermill.storage.inbox import Waiting
 from ledgermill.storage.quarantine import Unreadable
 from ledgermill.usecases import posting
@@ -83,7 +82,7 @@ def take(runtime: Runtime, message: Message) -> None:
     posting.tell(runtime, organization["code"], [batch.batch_id], plans, timings)
 
 
-def _organization(runtime: Runtime, name: object) -> RowMapping:
+def _organization(runtime: Runtime, name: object) -> Row:
     if not isinstance(name, str):
         raise OrganizationNotFound(organization=repr(name)[:100])
     with runtime.engine.connect() as tx:
@@ -118,7 +117,7 @@ def _is_later(request: Request, now: datetime) -> bool:
 
 
 def _keep_for_later(
-    runtime: Runtime, organization: RowMapping, message: Message, batch: Batch, later: Sequence[Request]
+    runtime: Runtime, organization: Row, message: Message, batch: Batch, later: Sequence[Request]
 ) -> None:
     by_time: defaultdict[datetime, list[Request]] = defaultdict(list)
     for request in later:
@@ -133,7 +132,7 @@ def _keep_for_later(
 
 def _keep(
     runtime: Runtime,
-    organization: RowMapping,
+    organization: Row,
     message: Message,
     batch: Batch,
     *,
@@ -151,7 +150,7 @@ def _keep(
 
 
 def _row(
-    organization: RowMapping,
+    organization: Row,
     message: Message,
     batch: Batch,
     requests: Sequence[Request],

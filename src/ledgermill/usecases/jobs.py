@@ -1,12 +1,9 @@
 """What became of a job: read by id, by key, by batch, as a list, and as a feed of outcomes."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from datetime import datetime
-from typing import Any
 from uuid import UUID
-
-from sqlalchemy import RowMapping
 
 from ledgermill.domain import ids
 from ledgermill.errors import BatchNotFound, InvalidCursor, JobNotFound, by_code
@@ -20,7 +17,7 @@ from ledgermill.messages.jobs import (
     OutcomeV1,
 )
 from ledgermill.storage import inbox, jobs
-from ledgermill.storage.connections import Transaction
+from ledgermill.storage.connections import Row, Transaction
 
 MOST_NOT_POSTED_SHOWN = 1_000
 WAITING_STATES = frozenset({"accepted", "scheduled"})
@@ -75,20 +72,20 @@ def list_jobs(
     first_id = ids.first_at(_unix_ms(accepted_from)) if accepted_from else UUID(int=0)
     below_id = ids.first_at(_unix_ms(accepted_to)) if accepted_to else jobs.LAST_ID
     if batch_id is not None:
-        first_id, below_id = max(first_id, batch_id), min(below_id, UUID(int=batch_id.int + ids.LAST_32_BITS))
+        first_id, below_id = max(first_id, batch_id), min(below_id, UUID(int=batch_id.int | ids.LAST_32_BITS))
     if before is not None:
         below_id = min(below_id, before)
-    found: list[JobV1] = []
+    found: dict[UUID, JobV1] = {}
     ended_states = set(states) - WAITING_STATES
     if (not states or set(states) & WAITING_STATES) and reference_id is None:
         for waiting in inbox.list_waiting(
             tx, organization_id, first_id=ids.batch_of(first_id), below_id=below_id, limit=limit + 1, kind=kind
         ):
-            found += [
-                job
+            found |= {
+                job.id: job
                 for job in _waiting_jobs(waiting, now=now)
                 if first_id <= job.id < below_id and (not states or job.state in states)
-            ]
+            }
     if not states or ended_states:
         rows = jobs.list_ended(
             tx,
@@ -100,9 +97,8 @@ def list_jobs(
             kind=kind,
             reference_id=reference_id,
         )
-        found += [ended(row) for row in rows]
-    found.sort(key=lambda job: job.id, reverse=True)
-    page = found[:limit]
+        found |= {row["job_id"]: ended(row) for row in rows}  # what ended since the first look is not shown twice
+    page = sorted(found.values(), key=lambda job: job.id, reverse=True)[:limit]
     return JobPageV1(jobs=page, next_before=page[-1].id if len(found) > limit else None)
 
 
@@ -119,7 +115,7 @@ def batch(tx: Transaction, organization_id: int, batch_id: UUID, *, now: datetim
         tx,
         organization_id,
         first_id=batch_id,
-        below_id=UUID(int=batch_id.int + ids.LAST_32_BITS),
+        below_id=UUID(int=batch_id.int | ids.LAST_32_BITS),
         limit=MOST_NOT_POSTED_SHOWN,
         states=["rejected", "quarantined"],
     )
@@ -140,7 +136,7 @@ def outcomes(tx: Transaction, organization_id: int, *, after: str, limit: int) -
     return OutcomePageV1(outcomes=page, next_after=f"{position}-{rejection}")
 
 
-def ended(row: Mapping[Any, Any] | RowMapping) -> JobV1:
+def ended(row: Row) -> JobV1:
     """An ended job as it is shown."""
     return JobV1(
         id=row["job_id"],
@@ -160,7 +156,7 @@ def ended(row: Mapping[Any, Any] | RowMapping) -> JobV1:
     )
 
 
-def _error(row: Mapping[Any, Any] | RowMapping) -> ErrorV1:
+def _error(row: Row) -> ErrorV1:
     error = _ERRORS.get(row["code"])
     return ErrorV1.model_validate(
         {
@@ -172,7 +168,7 @@ def _error(row: Mapping[Any, Any] | RowMapping) -> ErrorV1:
     )
 
 
-def _waiting_jobs(row: RowMapping, *, now: datetime) -> Iterable[JobV1]:
+def _waiting_jobs(row: Row, *, now: datetime) -> Iterable[JobV1]:
     """The jobs of an inbox row that are not settled yet."""
     state = _waiting_state(row, now)
     places = row["places"] or range(row["jobs"])
@@ -193,7 +189,7 @@ def _waiting_jobs(row: RowMapping, *, now: datetime) -> Iterable[JobV1]:
             )
 
 
-def _waiting_state(row: RowMapping, now: datetime) -> str:
+def _waiting_state(row: Row, now: datetime) -> str:
     return "scheduled" if row["due_at"] > now else "accepted"
 
 

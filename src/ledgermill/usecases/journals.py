@@ -3,15 +3,13 @@
 from datetime import UTC, datetime, time
 from uuid import UUID
 
-from sqlalchemy import RowMapping
-
 from ledgermill.domain import ids
 from ledgermill.domain.ledgers import DEBIT
 from ledgermill.errors import JournalNotFound
 from ledgermill.messages.currencies import exponent_of
 from ledgermill.messages.jobs import EntryV1, JournalOutV1, MoneyV1
 from ledgermill.storage import entries, jobs, ledgers, organizations
-from ledgermill.storage.connections import Transaction
+from ledgermill.storage.connections import Row, Transaction
 
 
 def journal(tx: Transaction, organization_id: int, job_id: UUID) -> JournalOutV1:
@@ -52,7 +50,7 @@ def journal(tx: Transaction, organization_id: int, job_id: UUID) -> JournalOutV1
     )
 
 
-def _entries(tx: Transaction, organization_id: int, job: RowMapping) -> list[EntryV1]:
+def _entries(tx: Transaction, organization_id: int, job: Row) -> list[EntryV1]:
     rows = entries.of_journal(tx, organization_id, ledger_ids=job["entry_ledgers"], numbers=job["entry_numbers"])
     names = ledgers.names_of(tx, organization_id, {row["ledger_id"] for row in rows})
     return [

@@ -7,11 +7,9 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
-
-from psycopg import Connection as PsycopgConnection
 
 from ledgermill.domain import posting
 from ledgermill.domain.journals import UnusableRequest
@@ -19,7 +17,7 @@ from ledgermill.domain.plans import Batch, Books, Plan, Settled
 from ledgermill.errors import DatabaseRefused, DatabaseUnavailable
 from ledgermill.observability import Timings, logger
 from ledgermill.runtime import Runtime
-from ledgermill.storage import balances, entries, failures, inbox, jobs, posting_lock
+from ledgermill.storage import balances, connections, entries, failures, inbox, jobs, posting_lock
 from ledgermill.storage.connections import Transaction
 from ledgermill.storage.inbox import Waiting
 
@@ -180,7 +178,7 @@ def _post(
 
 
 def _write(tx: Transaction, organization_id: int, plan: Plan, books: Books) -> None:
-    raw: PsycopgConnection[Any] = tx.connection.driver_connection  # type: ignore[assignment]  # psycopg is the driver
+    raw = connections.raw(tx)
     jobs.copy_posted(raw, plan.posted)
     jobs.copy_rejected(raw, plan.rejected)
     entries.copy(raw, plan.entries)

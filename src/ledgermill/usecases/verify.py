@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
-from sqlalchemy import Engine
-
 from ledgermill.storage import connections, organizations
 from ledgermill.storage import verify as storage
+from ledgermill.storage.connections import Engine
 
 
 @dataclass(frozen=True, slots=True)

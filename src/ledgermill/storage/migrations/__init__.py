@@ -15,11 +15,12 @@ UPGRADE_LOCK = 0x1ED6E7  # any number that no other program on this database tak
 def upgrade(engine: Engine) -> str:
     """Apply what is missing, in one transaction, and return the revision. Safe to run twice, and while workers run.
 
-    A table that is in use is waited for 3 s at most, so that a migration cannot stop the traffic behind it.
+    A table that is in use is waited for 3 s at most, so that a migration cannot stop the traffic behind it; another
+    upgrade is waited for until it is done.
     """
     with engine.begin() as connection:
-        connection.execute(text("SET LOCAL lock_timeout = '3s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
+        connection.execute(text("SET LOCAL lock_timeout = '3s'"))
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
         config = _config()
         config.attributes["connection"] = connection
