@@ -52,9 +52,13 @@ def copy(connection: psycopg.Connection[Any], entries: Sequence[PostedEntry]) ->
     """Insert these, as fast as PostgreSQL takes rows."""
     if not entries:
         return
+    # Numbers, single letters, currency codes and dates: nothing in them needs COPY's escapes.
+    lines = [
+        f"{organization_id}\t{ledger_id}\t{number}\t{position}\t{line}\t{side}\t{amount}\t{currency}\t{after}\t{day}\n"
+        for organization_id, ledger_id, number, position, line, side, amount, currency, after, day in entries
+    ]
     with connection.cursor() as cursor, cursor.copy(COPY) as rows:
-        for row in entries:
-            rows.write_row(row)
+        rows.write("".join(lines))
 
 
 def of_ledger(

@@ -48,4 +48,8 @@ def violated(error: BaseException) -> str | None:
 def problem(error: BaseException) -> str:
     """What the server says of it, without the values that it was given."""
     origin = error.orig if isinstance(error, DBAPIError) else error
-    return (origin.diag.message_primary or "has a value that the database cannot hold") if isinstance(origin, psycopg.Error) else str(error)
+    return (
+        (origin.diag.message_primary or "has a value that the database cannot hold")
+        if isinstance(origin, psycopg.Error)
+        else str(error)
+    )

@@ -68,14 +68,21 @@ def copy_posted(connection: psycopg.Connection[Any], jobs: Sequence[PostedJob]) 
     """Insert journals, as fast as PostgreSQL takes rows. A key or id that is there already makes it fail."""
     if not jobs:
         return
+    # Ids, times and arrays as text: several times as fast as the driver's general way of writing them.
+    texts = {moment: str(moment) for moment in {moment for row in jobs for moment in (row[6], row[7], row[14])}}
     with connection.cursor() as cursor, cursor.copy(COPY_POSTED) as rows:
         for row in jobs:
             rows.write_row(
                 (
                     row[0],
                     row.job_id.hex,
-                    *row[2:-2],
-                    f"{{{','.join(map(str, row.entry_ledgers))}}}",  # array text: four times as fast as the driver's
+                    *row[2:6],
+                    texts[row[6]],
+                    texts[row[7]],
+                    *row[8:14],
+                    texts[row[14]],
+                    *row[15:-2],
+                    f"{{{','.join(map(str, row.entry_ledgers))}}}",
                     f"{{{','.join(map(str, row.entry_numbers))}}}",
                 )
             )
