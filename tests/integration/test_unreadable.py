@@ -31,8 +31,8 @@ from ledgermill.broker.unreadable import (
 )
 from ledgermill.embedded import ports
 from ledgermill.embedded import redis as embedded_redis
+from ledgermill.observability import is_fresh
 from workers.consumer import nests_too_deep
-from workers.health import is_fresh
 from workers.unreadable import give_back, put_aside
 
 ROOT = Path(__file__).parents[2]

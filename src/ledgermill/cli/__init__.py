@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: thin commands that translate and call one use case."""
