@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export LEDGERMILL_HOME ?= $(CURDIR)/.ledgermill
 
-.PHONY: run test check lock clean
+.PHONY: run test check bench faults lock clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/run.stamp
@@ -18,6 +18,12 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/dev.stamp  ## How fast, beside the floor of the same server; writes build/bench.json.
+	$(BIN)/python tests/benchmarks/bench.py
+
+faults: $(VENV)/dev.stamp  ## Processes and servers killed under load; SEED=n plays another plan.
+	LEDGERMILL_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -s
 
 lock: $(VENV)/dev.stamp  ## Resolve the newest versions that pyproject.toml allows, for every platform.
 	$(BIN)/pip install --quiet uv

@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine
-
 from ledgermill.cli import machine_state, problems
 from ledgermill.cli.database import login_passwords
 from ledgermill.cli.machine_state import State
@@ -23,6 +21,7 @@ from ledgermill.embedded.supervisor import Program, Supervisor
 from ledgermill.messages import routes
 from ledgermill.observability import is_fresh, logger
 from ledgermill.storage import connections, migrations, roles
+from ledgermill.storage.connections import Engine
 
 POSTGRES_PORT = 5433
 REDIS_PORT = 6380
