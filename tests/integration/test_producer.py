@@ -64,7 +64,7 @@ def test_confirm_publishes_again_what_the_broker_lost(
     system: System, acme: Organization, producer: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ledgermill.producer.PUBLISH_AGAIN_AFTER_S", 0.0)
-    producer.queue = "maintenance"  # where nobody of this system reads: as good as lost
+    producer.queue = "a-queue-that-nobody-reads"  # as good as lost
     producer.post_many([journal(f"lost-{number}", 1) for number in range(30)])
     assert acme.get("/v1/jobs").json()["jobs"] == []
     producer.queue = "posting"
