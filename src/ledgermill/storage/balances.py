@@ -3,22 +3,19 @@
 from collections.abc import Collection, Iterable, Sequence
 from datetime import date, datetime
 
-from sqlalchemy import BigInteger, any_, bindparam, select, text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import text
 
 from ledgermill.domain.plans import Balance, BalanceChange, DayChange
 from ledgermill.storage.connections import Transaction
-from ledgermill.storage.tables import balance
 
-LOCK = (
-    select(balance.c.ledger_id, balance.c.debits, balance.c.credits, balance.c.held, balance.c.last_number)
-    .where(
-        balance.c.organization_id == bindparam("organization_id"),
-        balance.c.ledger_id == any_(bindparam("ledger_ids", type_=ARRAY(BigInteger))),
-    )
-    .order_by(balance.c.depth.desc(), balance.c.ledger_id)  # one order for all, the hot root last: no deadlocks
-    .with_for_update(key_share=True)
-)
+# One order for all, the hot root last: no deadlocks. Amounts come as text, the short way to Python's integers.
+LOCK = text("""
+    SELECT ledger_id, CAST(debits AS text), CAST(credits AS text), CAST(held AS text), last_number
+    FROM ledgermill.balance
+    WHERE organization_id = :organization_id AND ledger_id = ANY (CAST(:ledger_ids AS bigint[]))
+    ORDER BY depth DESC, ledger_id
+    FOR NO KEY UPDATE
+""")
 ADD = text("""
     UPDATE ledgermill.balance AS b
     SET debits = b.debits + change.debits,
@@ -49,7 +46,7 @@ def array_text(values: Iterable[object]) -> str:
 
 def lock(tx: Transaction, organization_id: int, ledger_ids: Collection[int]) -> dict[int, Balance]:
     """Lock these balances until `tx` ends, and read them."""
-    rows = tx.execute(LOCK, {"organization_id": organization_id, "ledger_ids": list(ledger_ids)})
+    rows = tx.execute(LOCK, {"organization_id": organization_id, "ledger_ids": array_text(ledger_ids)})
     return {
         ledger_id: Balance(int(debits), int(credits_), int(held), last_number)
         for ledger_id, debits, credits_, held, last_number in rows

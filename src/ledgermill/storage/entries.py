@@ -11,6 +11,7 @@ from ledgermill.domain.plans import PostedEntry
 from ledgermill.storage.connections import Transaction
 from ledgermill.storage.tables import entry, job
 
+LINES_AT_ONCE = 250
 COPY = f"COPY ledgermill.entry ({', '.join(PostedEntry._fields)}) FROM STDIN"
 
 OF_LEDGER = (
@@ -52,13 +53,17 @@ def copy(connection: psycopg.Connection[Any], entries: Sequence[PostedEntry]) ->
     """Insert these, as fast as PostgreSQL takes rows."""
     if not entries:
         return
-    # Numbers, single letters, currency codes and dates: nothing in them needs COPY's escapes.
-    lines = [
-        f"{organization_id}\t{ledger_id}\t{number}\t{position}\t{line}\t{side}\t{amount}\t{currency}\t{after}\t{day}\n"
-        for organization_id, ledger_id, number, position, line, side, amount, currency, after, day in entries
-    ]
     with connection.cursor() as cursor, cursor.copy(COPY) as rows:
-        rows.write("".join(lines))
+        for start in range(0, len(entries), LINES_AT_ONCE):  # the server takes one part while we write the next
+            rows.write("".join([_line(row) for row in entries[start : start + LINES_AT_ONCE]]))
+
+
+def _line(row: PostedEntry) -> str:
+    # Numbers, single letters, currency codes and dates: nothing in them needs COPY's escapes.
+    organization_id, ledger_id, number, position, line, side, amount, currency, after, day = row
+    return (
+        f"{organization_id}\t{ledger_id}\t{number}\t{position}\t{line}\t{side}\t{amount}\t{currency}\t{after}\t{day}\n"
+    )
 
 
 def of_ledger(
