@@ -4,9 +4,9 @@ All rules that need the books are here. A refused job changes nothing; the next 
 been there.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
-from typing import TypeVar
 from uuid import UUID
 
 from ledgermill.domain.journals import LARGEST_MINOR_UNITS, EntryRequest, JournalRequest, Request, UnusableRequest
@@ -38,8 +38,6 @@ from ledgermill.errors import (
     LedgerReferenceConflict,
     Quarantined,
 )
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 def references(requests: Iterable[Request]) -> set[LedgerReference]:
@@ -328,25 +326,39 @@ class _Planner:
 
     def _cascade(self) -> None:
         """Carry what the leaves gained to all heads above them, deepest first."""
-        totals: dict[int, list[int]] = {}
-        days: dict[tuple[int, date], list[int]] = {}
-        for leaf in self.leaves.values():
-            before = self.balances[leaf.ledger.ledger_id]
-            gained = (leaf.debits - before.debits, leaf.credits - before.credits, leaf.entries)
-            lineage = self.chart.lineage(leaf.ledger.ledger_id) if leaf.entries else ()
-            for ledger_id in lineage:
-                _add(totals, ledger_id, gained)
-            for value_date, moved in leaf.days.items():
-                for ledger_id in lineage:
-                    _add(days, (ledger_id, value_date), moved)
-        depth = {ledger_id: self.chart.by_id[ledger_id].depth for ledger_id in totals}
-        for ledger_id in sorted(totals, key=lambda ledger_id: (-depth[ledger_id], ledger_id)):
-            debits, credits_, entries = totals[ledger_id]
+        gained: dict[int, Sequence[int]] = {}
+        by_day: dict[date, dict[int, Sequence[int]]] = {}
+        for ledger_id, leaf in self.leaves.items():
+            if leaf.entries:
+                before = self.balances[ledger_id]
+                gained[ledger_id] = (leaf.debits - before.debits, leaf.credits - before.credits, leaf.entries)
+                for value_date, moved in leaf.days.items():
+                    by_day.setdefault(value_date, {})[ledger_id] = moved
+        for depth, ledger_id, (debits, credits_, entries) in self._carried_up(gained):
             own = self.leaves[ledger_id].entries if ledger_id in self.leaves else 0
-            self.plan.balances.append(BalanceChange(ledger_id, depth[ledger_id], debits, credits_, entries, own))
-        for ledger_id, value_date in sorted(days, key=lambda key: (-depth[key[0]], *key)):
-            debits, credits_ = days[ledger_id, value_date]
-            self.plan.days.append(DayChange(ledger_id, depth[ledger_id], value_date, debits, credits_))
+            self.plan.balances.append(BalanceChange(ledger_id, depth, debits, credits_, entries, own))
+        for value_date, moved_then in by_day.items():
+            for depth, ledger_id, (debits, credits_) in self._carried_up(moved_then):
+                self.plan.days.append(DayChange(ledger_id, depth, value_date, debits, credits_))
+        if len(by_day) > 1:
+            self.plan.days.sort(key=lambda change: (-change.depth, change.ledger_id, change.value_date))
+
+    def _carried_up(self, gained: Mapping[int, Sequence[int]]) -> Iterator[tuple[int, int, Sequence[int]]]:
+        """Depth, ledger and amounts of the leaves and of all heads above; each ledger is added to its parent once."""
+        levels: defaultdict[int, dict[int, Sequence[int]]] = defaultdict(dict)
+        ledgers = self.chart.by_id
+        for ledger_id, amounts in gained.items():
+            levels[ledgers[ledger_id].depth][ledger_id] = amounts
+        for depth in range(max(levels, default=-1), -1, -1):
+            above = levels[depth - 1]
+            for ledger_id, amounts in sorted(levels[depth].items()):
+                yield depth, ledger_id, amounts
+                parent_id = ledgers[ledger_id].parent_id
+                if parent_id is not None:
+                    total = above.get(parent_id)
+                    above[parent_id] = (
+                        amounts if total is None else [x + y for x, y in zip(total, amounts, strict=True)]
+                    )
 
 
 def _require_usable(ledger: Ledger, currency: str, value_date: date, field: str) -> None:
@@ -364,12 +376,3 @@ def _require_usable(ledger: Ledger, currency: str, value_date: date, field: str)
             closing_date=ledger.closing_date or "ever",
             value_date=value_date,
         )
-
-
-def _add(totals: dict[Key, list[int]], key: Key, amounts: Sequence[int]) -> None:
-    total = totals.get(key)
-    if total is None:
-        totals[key] = list(amounts)
-    else:
-        for index, amount in enumerate(amounts):
-            total[index] += amount
