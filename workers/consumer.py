@@ -59,15 +59,15 @@ def require_task(message: Any, tasks: Container[str]) -> None:
 
 def readable(arguments: Mapping[str, Any]) -> str:
     """Arguments as a person reads them: "500 journals, acme"."""
-    facts = []
-    for name, value in sorted(arguments.items()):
+    counts, names = [], []
+    for name, value in arguments.items():
         if isinstance(value, list):
-            facts.append(f"{len(value)} {name}")
+            counts.append(f"{len(value)} {name}")
         elif name in ONCE_AN_ITEM and isinstance(value, str):
-            facts.append(f"{value.count(ONCE_AN_ITEM[name])} {name}")
+            counts.append(f"{value.count(ONCE_AN_ITEM[name])} {name}")
         elif isinstance(value, (str, int)):
-            facts.append(str(value)[:100])
-    return ", ".join(facts)
+            names.append(str(value)[:100])
+    return ", ".join(counts + names)
 
 
 def require_arguments(message: Any, task: Any) -> dict[str, Any]:
