@@ -7,6 +7,7 @@ from ledgermill.storage import failures
 from ledgermill.usecases import quarantine, waiting
 from workers.app import app
 from workers.lifecycle import runtime
+from workers.unreadable import BROKER_ERRORS
 
 log = logger(__name__)
 
@@ -17,6 +18,10 @@ def sweep(**_newer: object) -> None:
     try:
         waiting.sweep(runtime())
         quarantine.bring_home(runtime())
+    except MemoryError:
+        log.exception("no memory to sweep")  # unhandled it would end the whole worker
+    except BROKER_ERRORS as error:
+        log.warning("no sweep until the broker is back", reason=type(error).__name__)
     except (Unavailable, *failures.DatabaseError) as error:
         if not isinstance(error, Unavailable) and not failures.is_temporary(error):
             raise

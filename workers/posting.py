@@ -1,6 +1,9 @@
 """Tasks of the `posting` queues. Each hands what it got to one use case."""
 
-from typing import Any
+import json
+import random
+import time
+from typing import Any, NoReturn
 
 from celery import Task
 from celery.exceptions import Reject
@@ -14,6 +17,10 @@ from ledgermill.storage import failures
 from ledgermill.usecases import delivery, waiting
 from workers.app import app
 from workers.lifecycle import runtime
+from workers.unreadable import put_aside
+
+LONGEST_TRACE = 200
+PAUSE_S = 1.0  # about so long a message that goes back is kept, so that it does not come and go all the time
 
 log = logger(__name__)
 
@@ -35,6 +42,9 @@ def look(*, lane: int = 0, **_newer: object) -> None:
     """Work off the inbox of a lane."""
     try:
         waiting.look(runtime(), lane)
+    except MemoryError:
+        # Unhandled it would end the whole worker. What was claimed keeps its attempt, and comes in smaller slices.
+        log.exception("no memory to look into the inbox", lane=lane)
     except (Unavailable, *failures.DatabaseError) as error:
         if not isinstance(error, Unavailable) and not failures.is_temporary(error):
             raise
@@ -43,14 +53,14 @@ def look(*, lane: int = 0, **_newer: object) -> None:
 
 def _deliver(task: Task, kind: str, organization: object, items: object) -> None:
     request: Any = task.request
-    info = request.delivery_info or {}
+    info, trace = request.delivery_info or {}, request.get("traceparent")
     message = delivery.Message(
         message_id=str(request.id),
         kind=kind,
         organization=organization,
         items=items,
         queue=str(info.get("routing_key")),
-        correlation=request.get("traceparent"),
+        correlation=trace if isinstance(trace, str) and trace.isprintable() and len(trace) <= LONGEST_TRACE else None,
         is_redelivered=bool(info.get("redelivered")),
         taken_at=now(),
     )
@@ -58,9 +68,19 @@ def _deliver(task: Task, kind: str, organization: object, items: object) -> None
         delivery.take(runtime(), message)
     except MemoryError as error:
         # Unhandled it would end the whole worker. The message comes back, and then its attempts are counted.
-        raise Reject(type(error).__name__, requeue=True) from error
-    except (Unavailable, *failures.DatabaseError) as error:
-        if not isinstance(error, Unavailable) and not failures.is_temporary(error):
-            raise
-        log.warning("the message goes back until the database is there", reason=type(error).__name__)
-        raise Reject(type(error).__name__, requeue=True) from error
+        _send_back(error)
+    except Exception as error:
+        if isinstance(error, Unavailable) or failures.is_temporary(error):
+            log.warning("the message goes back until the database is there", reason=type(error).__name__)
+            _send_back(error)
+        # Unhandled, Celery would drop the message.
+        log.exception("a message failed for a reason that nobody foresaw; it is kept", message=message.message_id)
+        raw = json.dumps({"id": message.message_id, "kind": kind, "organization": organization, "items": items})
+        reason = f"{type(error).__name__} in the worker"
+        if not put_aside(runtime().broker.redis, raw=raw.encode(), queue=message.queue, reason=reason):
+            _send_back(error)
+
+
+def _send_back(error: BaseException) -> NoReturn:
+    time.sleep(random.uniform(PAUSE_S / 2, PAUSE_S))  # noqa: S311 - jitter, not a secret
+    raise Reject(type(error).__name__, requeue=True) from None  # the reason is logged, and Celery would quote it all

@@ -25,6 +25,8 @@ from workers.unreadable import BROKER_ERRORS, UnreadableError, give_back, log, p
 # processes, `expires` drops messages while they wait for one, and a value of the wrong type in them ends the worker.
 TEXT_HEADERS = ("argsrepr", "kwargsrepr", "lang", "origin", "parent_id", "root_id", "traceparent", "tracestate")
 
+LONGEST_ID = 200
+
 
 def read_envelope(raw: bytes, *, queue: str) -> dict[str, Any]:
     """The message as Celery shall see it: made anew from the fields that we know, each of the right type.
@@ -75,7 +77,7 @@ def _read_headers(headers: dict[str, Any]) -> dict[str, Any]:
     texts = {name: headers[name] for name in TEXT_HEADERS if isinstance(headers.get(name), str)}
     return texts | {
         "task": _a_text(headers, "task"),
-        "id": _a_text(headers, "id"),
+        "id": _a_name(headers, "id"),
         "retries": _a_count(headers.get("retries"), most=1_000_000),
         "redelivered": headers.get("redelivered") is True,
     }
@@ -106,6 +108,14 @@ def _a_text(parent: dict[str, Any], name: str) -> str:
     value = parent.get(name)
     if not isinstance(value, str) or not value:
         raise UnreadableError(f"{name} missing or not a text")
+    return value
+
+
+def _a_name(parent: dict[str, Any], name: str) -> str:
+    """A text that keys of jobs can be made of."""
+    value = _a_text(parent, name)
+    if len(value) > LONGEST_ID or not value.isprintable():
+        raise UnreadableError(f"{name} longer than {LONGEST_ID} characters or not printable")
     return value
 
 

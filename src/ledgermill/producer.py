@@ -117,15 +117,21 @@ class Producer:
         return self._gather(UPDATE_BALANCE, update)
 
     def post_many(self, journals: Iterable[Mapping[str, Any]]) -> list[Handle]:
-        """Publish journals at once, as many to a message as allowed, in their order. Raises what is wrong with one."""
+        """Publish journals at once, as many to a message as allowed, in their order.
+
+        Raises what is wrong with one, before any is sent; or BrokerUnavailable: then `confirm` sends again what is
+        missing of all of them.
+        """
         items = [(_checked(POST_JOURNAL, journal), journal) for journal in journals]
-        handles = []
+        messages = []
         for start in range(0, len(items), self.most_in_a_message):
             gathering = _Gathering()
             gathering.items = [(key, _as_json(item)) for key, item in items[start : start + self.most_in_a_message]]
-            handles += [Handle(gathering.batch_id, key) for key, _ in gathering.items]
+            messages.append(gathering)
+            self._note(POST_JOURNAL, gathering)  # all of them before the first is sent
+        for gathering in messages:
             self._publish(POST_JOURNAL, gathering)
-        return handles
+        return [Handle(gathering.batch_id, key) for gathering in messages for key, _ in gathering.items]
 
     def flush(self) -> None:
         """Publish what was gathered. Raises BrokerUnavailable; what could not be sent is sent again by `confirm`."""
@@ -141,18 +147,20 @@ class Producer:
         Raises: LookupUnavailable, where the API does not answer within the time.
         """
         deadline = time.monotonic() + timeout_s
-        arrived = again = 0
+        again = 0
         self._try_to_flush()
+        known = len(self._unconfirmed)
         while True:
             try:
-                arrived += self._forget_arrived()
+                self._forget_arrived()
                 problem: Exception | None = None
             except httpx2.HTTPError as error:
                 problem = error
             if not self._unconfirmed or time.monotonic() >= deadline:
                 if problem is not None:
                     raise LookupUnavailable(reason=repr(problem)) from problem
-                return Confirmation(arrived, again, list(self._unconfirmed))
+                missing = list(self._unconfirmed)
+                return Confirmation(max(0, known - len(missing)), again, missing)
             if problem is None:
                 again += self._publish_again()
             time.sleep(LOOK_EVERY_S)
@@ -189,11 +197,15 @@ class Producer:
             self._publish(kind, full)
         return handle
 
-    def _publish(self, kind: str, gathering: _Gathering) -> None:
+    def _note(self, kind: str, gathering: _Gathering) -> None:
+        """What is published, or could not be, is unconfirmed until the API knows it."""
         at = time.monotonic()
         for key, text in gathering.items:
             first = self._unconfirmed.get(key)  # of two contents for one key, the first is the one that counts
             self._unconfirmed[key] = _Published(kind, first.text if first else text, at)
+
+    def _publish(self, kind: str, gathering: _Gathering) -> None:
+        self._note(kind, gathering)
         route, field = routes.TASK_OF_KIND[kind], routes.FIELD_OF_KIND[kind]
         items = b",".join(text for _, text in gathering.items).decode()
         with self._publishing:
@@ -216,19 +228,16 @@ class Producer:
         except BrokerUnavailable:
             return  # kept as unconfirmed: `confirm` publishes it again
 
-    def _forget_arrived(self) -> int:
+    def _forget_arrived(self) -> None:
         if self._api is None:
             raise ValueError("confirm needs api_url and api_key")
         keys = list(self._unconfirmed)
-        arrived = 0
         for start in range(0, len(keys), MOST_KEYS):
             asked = keys[start : start + MOST_KEYS]
             answer = self._api.post("/v1/jobs/lookup", json={"idempotency_keys": asked})
             answer.raise_for_status()
             for key in set(asked) - set(answer.json()["missing"]):
-                del self._unconfirmed[key]
-                arrived += 1
-        return arrived
+                self._unconfirmed.pop(key, None)
 
     def _publish_again(self) -> int:
         due = time.monotonic() - PUBLISH_AGAIN_AFTER_S

@@ -5,6 +5,7 @@ from typing import Final
 
 import anyio
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -38,7 +39,7 @@ async def readiness(request: Request) -> dict[str, str]:
     return {"status": "ready", "migration": found}
 
 
-@router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **shapes.problems(401, 503)})
+@router.get("/metrics", response_class=PlainTextResponse, responses=shapes.problems(401, 503))
 async def read_metrics(request: Request) -> Response:
     """Jobs, waiting times, queue lengths, batches and phases, for Prometheus."""
     state = state_of(request)

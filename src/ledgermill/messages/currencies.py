@@ -1,10 +1,19 @@
 """Currencies by ISO 4217: which there are, and how many decimals they have."""
 
 from functools import cache
+from typing import Final
+from uuid import UUID, uuid5
 
 from iso4217 import Currency
 
 from ledgermill.errors import InvalidField
+
+CURRENCIES: Final = UUID("0d3b2a4e-3c39-5c53-9a53-6f2f3f4d0a57")
+
+
+def own_id(code: str) -> UUID:
+    """The id that a currency has until a client names one of its own."""
+    return uuid5(CURRENCIES, code)
 
 
 @cache

@@ -22,7 +22,7 @@ class MoneyV1(BaseModel):
     precision: int
 
 
-class EntryV1(BaseModel):
+class EntryOutV1(BaseModel):
     """An entry of a journal. `number` counts within its ledger, `line` within its journal."""
 
     id: UUID
@@ -63,7 +63,7 @@ class JournalOutV1(BaseModel):
     id_client: str
     position: int
     idempotency_key: str
-    entries: list[EntryV1]
+    entries: list[EntryOutV1]
 
 
 class ErrorV1(BaseModel):

@@ -14,15 +14,16 @@ from ledgermill.storage.tables import entry, job
 LINES_AT_ONCE = 250
 COPY = f"COPY ledgermill.entry ({', '.join(PostedEntry._fields)}) FROM STDIN"
 
+# Numbers have no gap, so a page is a range; a LIMIT would not reach through the views of the api role.
 OF_LEDGER = (
     select(entry)
     .where(
         entry.c.organization_id == bindparam("organization_id"),
         entry.c.ledger_id == bindparam("ledger_id"),
         entry.c.number < bindparam("below"),
+        entry.c.number >= bindparam("first", type_=BigInteger),
     )
     .order_by(entry.c.number.desc())
-    .limit(bindparam("limit"))
 )
 JOURNALS = select(
     job.c.position, job.c.job_id, job.c.type, job.c.description, job.c.reference_id, job.c.ended_at.label("booked_at")
@@ -70,7 +71,12 @@ def of_ledger(
     tx: Transaction, organization_id: int, ledger_id: int, *, below_number: int, limit: int
 ) -> list[dict[str, Any]]:
     """Up to `limit` entries of a leaf, numbered below `below_number`, newest first, with their journals' texts."""
-    parameters = {"organization_id": organization_id, "ledger_id": ledger_id, "below": below_number, "limit": limit}
+    parameters = {
+        "organization_id": organization_id,
+        "ledger_id": ledger_id,
+        "below": below_number,
+        "first": below_number - limit,
+    }
     rows = tx.execute(OF_LEDGER, parameters).mappings().all()
     positions = sorted({row["position"] for row in rows})
     journals = tx.execute(JOURNALS, {"organization_id": organization_id, "positions": positions}).mappings()

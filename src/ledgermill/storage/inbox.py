@@ -5,13 +5,11 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import RowMapping, Text, bindparam, delete, func, literal_column, or_, select, text, update
+from sqlalchemy import Float, RowMapping, Text, bindparam, cast, delete, func, literal_column, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from ledgermill.storage.connections import Transaction
 from ledgermill.storage.tables import inbox, organization
-
-CLAIM_GRACE_S = 2  # between counting an attempt and holding the row, nobody else may count one
 
 
 class Waiting(NamedTuple):
@@ -44,7 +42,11 @@ _READY = (
     inbox.c.due_at <= func.now(),
     organization.c.state != "paused",
     or_(organization.c.state == "active", inbox.c.held.is_(False)),
-    or_(inbox.c.claimed_at.is_(None), inbox.c.claimed_at < func.now() - text(f"interval '{CLAIM_GRACE_S} s'")),
+    # Who claimed it may wait for a lock, and is alive: a claim counts until nobody can work on it any more.
+    or_(
+        inbox.c.claimed_at.is_(None),
+        inbox.c.claimed_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, cast(bindparam("lease_s"), Float)),
+    ),
 )
 _BY_ORGANIZATION = organization.c.organization_id == inbox.c.organization_id
 
@@ -93,15 +95,15 @@ def insert_waiting(tx: Transaction, rows: Sequence[Waiting]) -> None:
         tx.execute(INSERT, [row._asdict() for row in rows])
 
 
-def claim(tx: Transaction, *, lanes: int, lane: int, limit: int, most_jobs: int) -> list[Waiting]:
-    """Lock batches that are due and that nobody works on, oldest first, and count an attempt for each.
+def claim(tx: Transaction, *, lanes: int, lane: int, limit: int, most_jobs: int, lease_s: float) -> list[Waiting]:
+    """Claim batches that are due and that nobody works on, oldest first, and count an attempt for each.
 
     Up to `limit` of them, and no more than `most_jobs` jobs unless the first alone has more. The caller commits at
-    once, so that the attempt counts even if it ends the worker.
+    once, so that the attempt counts even if it ends the worker. After `lease_s` another may claim them.
     """
     rows: list[Waiting] = []
     claimed_jobs = 0
-    for found in tx.execute(CLAIM, {"lanes": lanes, "lane": lane, "limit": limit}):
+    for found in tx.execute(CLAIM, {"lanes": lanes, "lane": lane, "limit": limit, "lease_s": lease_s}):
         row = Waiting._make(found)
         claimed_jobs += row.jobs - row.next_item
         if rows and claimed_jobs > most_jobs:
@@ -128,14 +130,14 @@ def advance(tx: Transaction, row: Waiting, *, next_item: int, attempts: int) -> 
     tx.execute(ADVANCE, {**_key(row), "done": next_item, "tries": attempts})
 
 
-def release(tx: Transaction, row: Waiting, *, attempts: int, due_at: datetime, problem: str) -> None:
+def release(tx: Transaction, row: Waiting, *, attempts: int, due_at: datetime, problem: str | None) -> None:
     """Give the batch back for another try at `due_at`."""
     tx.execute(RELEASE, {**_key(row), "tries": attempts, "due": due_at, "problem": problem})
 
 
-def lanes_to_ring(tx: Transaction, *, lanes: int) -> list[int]:
+def lanes_to_ring(tx: Transaction, *, lanes: int, lease_s: float) -> list[int]:
     """The lanes with batches that are due and that nobody works on."""
-    return list(tx.execute(LANES_TO_RING, {"lanes": lanes}).scalars())
+    return list(tx.execute(LANES_TO_RING, {"lanes": lanes, "lease_s": lease_s}).scalars())
 
 
 def of_batch(tx: Transaction, organization_id: int, batch_id: UUID) -> Sequence[RowMapping]:

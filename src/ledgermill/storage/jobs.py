@@ -6,7 +6,20 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import RowMapping, Text, Uuid, any_, bindparam, func, insert, select, union_all
+from sqlalchemy import (
+    BigInteger,
+    RowMapping,
+    Text,
+    Uuid,
+    any_,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+    text,
+    union_all,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ledgermill.domain import ids
@@ -53,15 +66,30 @@ BATCH_REPLAYS = select(func.count()).where(
     replay.c.job_id >= bindparam("first_id"),
     replay.c.job_id <= bindparam("last_id"),
 )
+# Word for word as in the partial indexes: a parameter would not let a prepared statement use them.
+_IS_UNPOSTED = job.c.state != literal_column("'posted'")
 _ENDED = select(job).where(job.c.organization_id == bindparam("organization_id"))
-POSTED_AFTER = _ENDED.where(job.c.position > bindparam("position")).order_by(job.c.position).limit(bindparam("limit"))
-REJECTED_AFTER = (
-    _ENDED.where(job.c.state != "posted", job.c.rejection > bindparam("rejection"))
-    .order_by(job.c.rejection)
+NEWEST = text("""
+    SELECT * FROM ledgermill_api.newest_jobs(:first_id, :below_id, CAST(:states AS text[]), CAST(:kind AS text),
+                                             CAST(:reference_id AS text), :limit)
+""")
+NOT_POSTED = (
+    _ENDED.where(_IS_UNPOSTED, job.c.job_id >= bindparam("first_id"), job.c.job_id < bindparam("below_id"))
+    .order_by(job.c.job_id)
     .limit(bindparam("limit"))
 )
+# Both counts have no gap, so a page is a range of each. A LIMIT would not reach through the views of the api role, and
+# all that comes later would be read.
+POSTED_AFTER = _ENDED.where(
+    job.c.position > bindparam("position"), job.c.position <= bindparam("last_position", type_=BigInteger)
+)
+REJECTED_AFTER = _ENDED.where(
+    _IS_UNPOSTED,
+    job.c.rejection > bindparam("rejection"),
+    job.c.rejection <= bindparam("last_rejection", type_=BigInteger),
+)
 # One statement sees one moment: between two, a rejection and a later journal could end, and come out of order.
-ENDED_AFTER = union_all(select(POSTED_AFTER.subquery("posted")), select(REJECTED_AFTER.subquery("rejected")))
+ENDED_AFTER = union_all(POSTED_AFTER, REJECTED_AFTER)
 
 
 def copy_posted(connection: psycopg.Connection[Any], jobs: Sequence[PostedJob]) -> None:
@@ -133,9 +161,8 @@ def by_keys(tx: Transaction, organization_id: int, keys: Collection[str]) -> Seq
     return tx.execute(BY_KEYS, {"organization_id": organization_id, "keys": list(keys)}).mappings().all()
 
 
-def list_ended(  # the filters of one list
+def newest(  # the filters of one list
     tx: Transaction,
-    organization_id: int,
     *,
     first_id: UUID,
     below_id: UUID,
@@ -144,18 +171,24 @@ def list_ended(  # the filters of one list
     kind: str | None = None,
     reference_id: str | None = None,
 ) -> Sequence[RowMapping]:
-    """Up to `limit` ended jobs with ids from `first_id` to just below `below_id`, newest first."""
-    statement = _ENDED.where(job.c.job_id >= first_id, job.c.job_id < below_id)
-    if states:
-        statement = statement.where(job.c.state.in_(states))
-        if "posted" not in states:
-            statement = statement.where(job.c.state != "posted")  # lets the partial index serve
-    if kind is not None:
-        statement = statement.where(job.c.kind == kind)
-    if reference_id is not None:
-        statement = statement.where(job.c.reference_id == reference_id)
-    statement = statement.order_by(job.c.job_id.desc()).limit(limit)
-    return tx.execute(statement, {"organization_id": organization_id}).mappings().all()
+    """Up to `limit` ended jobs of the organization that `tx` shows, with ids in this range, newest first."""
+    parameters = {
+        "first_id": first_id,
+        "below_id": below_id,
+        "states": list(states) or None,
+        "kind": kind,
+        "reference_id": reference_id,
+        "limit": limit,
+    }
+    return tx.execute(NEWEST, parameters).mappings().all()
+
+
+def not_posted(
+    tx: Transaction, organization_id: int, *, first_id: UUID, below_id: UUID, limit: int
+) -> Sequence[RowMapping]:
+    """Up to `limit` jobs with ids from `first_id` to just below `below_id` that were not posted, in their order."""
+    parameters = {"organization_id": organization_id, "first_id": first_id, "below_id": below_id, "limit": limit}
+    return tx.execute(NOT_POSTED, parameters).mappings().all()
 
 
 def count_batch(tx: Transaction, organization_id: int, batch_id: UUID) -> dict[str, int]:
@@ -181,8 +214,9 @@ def ended_after(
     parameters = {
         "organization_id": organization_id,
         "position": position,
+        "last_position": position + limit,
         "rejection": rejection,
-        "limit": limit,
+        "last_rejection": rejection + limit,
     }
     return sorted(tx.execute(ENDED_AFTER, parameters).mappings(), key=_order_of_ending)[:limit]
 
@@ -191,6 +225,6 @@ def _order_of_ending(row: RowMapping) -> tuple[int, int]:
     return (row["position"], 0) if row["state"] == "posted" else (row["after_position"], row["rejection"])
 
 
-def storable(text: str) -> str:
+def storable(message: str) -> str:
     """PostgreSQL's text holds no NUL and no lone surrogate; they are shown escaped, as JSON shows them anyway."""
-    return text.replace("\x00", "\\u0000").encode("utf-8", "backslashreplace").decode("utf-8")
+    return message.replace("\x00", "\\u0000").encode("utf-8", "backslashreplace").decode("utf-8")

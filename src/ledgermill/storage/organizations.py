@@ -108,12 +108,12 @@ def currencies(tx: Transaction, organization_id: int) -> Sequence[RowMapping]:
 
 
 def bind_currency(
-    tx: Transaction, organization_id: int, *, code: str, uuid: UUID, exponent: int, is_given: bool
-) -> UUID:
-    """Know a currency from here on, and return the id that its code is bound to; the caller holds the posting lock.
+    tx: Transaction, organization_id: int, *, code: str, uuid: UUID | None, own_id: UUID, exponent: int
+) -> None:
+    """Know a currency from here on, by the id that a client named, or by our own; the caller holds the posting lock.
 
-    `is_given` says that a client named the id: then another id for a known code, or a known id for another code,
-    raises CurrencyMismatch.
+    The first id that is named replaces our own. After that, another id for the code, or the id of another code, raises
+    CurrencyMismatch.
     """
     rows = tx.execute(
         select(currency.c.code, currency.c.currency_uuid).where(
@@ -121,10 +121,13 @@ def bind_currency(
             or_(currency.c.code == code, currency.c.currency_uuid == uuid),
         )
     ).all()
-    for row in rows:
-        if row.code == code and (row.currency_uuid == uuid or not is_given):
-            bound: UUID = row.currency_uuid
-            return bound
+    bound = {row.code: row.currency_uuid for row in rows}
+    if code in bound and uuid in {None, bound[code]}:
+        return
+    if bound == {code: own_id}:
+        known = (currency.c.organization_id == organization_id, currency.c.code == code)
+        tx.execute(update(currency).where(*known).values(currency_uuid=uuid))
+        return
     if rows:
         raise CurrencyMismatch(
             field="currency_id",
@@ -133,9 +136,10 @@ def bind_currency(
             currency=code,
         )
     tx.execute(
-        insert(currency).values(organization_id=organization_id, code=code, currency_uuid=uuid, exponent=exponent)
+        insert(currency).values(
+            organization_id=organization_id, code=code, currency_uuid=uuid or own_id, exponent=exponent
+        )
     )
-    return uuid
 
 
 def _as_uuid(name: str) -> UUID | None:

@@ -20,14 +20,15 @@ from ledgermill.domain.ledgers import (
 )
 from ledgermill.errors import (
     BatchSize,
+    CurrencyMismatch,
     InvalidChart,
     InvalidField,
     LedgermillError,
     LedgerNotFound,
     LedgerReferenceConflict,
 )
-from ledgermill.messages.currencies import exponent_of
-from ledgermill.messages.fields import read_date
+from ledgermill.messages.currencies import exponent_of, own_id
+from ledgermill.messages.fields import read_date, read_reference
 from ledgermill.messages.ledgers import MOST_LEDGERS, LedgerNewV1
 from ledgermill.storage import ledgers, organizations, posting_lock
 from ledgermill.storage.connections import Transaction
@@ -121,7 +122,8 @@ def _open(
     problems = {**found, **problems}
     if problems or not openings:
         return [], problems
-    _bind_currencies(tx, organization_id, items, held.base_currency)
+    if unbound := _bind_currencies(tx, organization_id, items, held.base_currency):
+        return [], unbound
     opened = _insert(tx, organization_id, items, openings, held=held, principal_id=principal_id)
     return opened, {}
 
@@ -224,6 +226,9 @@ def _as_rules_see(item: LedgerNewV1, base_currency: str) -> NewLedger:
     exponent_of(currency)
     if item["code"] in RESERVED_CODES:
         raise InvalidField(field="code", problem=f"{item['code']} is a word of the API's paths; choose another")
+    named = read_reference(item["code"])
+    if named.uuid is not None or named.number not in {None, item.get("ledger_num_id")}:
+        raise InvalidField(field="code", problem=f"{item['code']} reads as the id or number of another ledger")
     for field in ("opening_date", "closing_date"):
         if (text := item.get(field)) is not None:
             read_date(str(text), field=field)
@@ -245,14 +250,24 @@ def _type(item: LedgerNewV1) -> LedgerType | None:
     return named or by_code
 
 
-def _bind_currencies(tx: Transaction, organization_id: int, items: Sequence[LedgerNewV1], base_currency: str) -> None:
-    given = {(item.get("currency_code") or base_currency, item.get("currency_id")) for item in items}
-    for code, uuid in sorted(given, key=str):
-        organizations.bind_currency(
-            tx,
-            organization_id,
-            code=code,
-            uuid=UUID(uuid) if uuid else uuid4(),
-            exponent=exponent_of(code),
-            is_given=uuid is not None,
-        )
+def _bind_currencies(
+    tx: Transaction, organization_id: int, items: Sequence[LedgerNewV1], base_currency: str
+) -> dict[int, LedgermillError]:
+    """Know the currencies of these ledgers by the ids that they name; what is wrong, by item."""
+    named: dict[tuple[str, str | None], list[int]] = {}
+    for index, item in enumerate(items):
+        named.setdefault((item.get("currency_code") or base_currency, item.get("currency_id")), []).append(index)
+    problems: dict[int, LedgermillError] = {}
+    for (code, uuid), indexes in named.items():
+        try:
+            organizations.bind_currency(
+                tx,
+                organization_id,
+                code=code,
+                uuid=UUID(uuid) if uuid else None,
+                own_id=own_id(code),
+                exponent=exponent_of(code),
+            )
+        except CurrencyMismatch as error:
+            problems |= dict.fromkeys(indexes, error)
+    return problems

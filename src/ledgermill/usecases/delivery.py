@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 from ledgermill.domain import ids
 from ledgermill.domain.journals import JournalRequest, Request
 from ledgermill.domain.plans import Batch
-from ledgermill.errors import LedgermillError, OrganizationNotFound
+from ledgermill.errors import InvalidField, LedgermillError, OrganizationNotFound
 from ledgermill.messages import posting as posting_messages
 from ledgermill.messages import routes
 from ledgermill.observability import Timings, logger
@@ -54,17 +54,26 @@ def take(runtime: Runtime, message: Message) -> None:
     except LedgermillError as error:
         _set_aside(runtime, message, error)
         return
+    except Exception as error:
+        if failures.is_temporary(error):
+            raise
+        log.exception("a message that nobody foresaw", message=message.message_id)
+        _set_aside(runtime, message, InvalidField(field="the message", problem=type(error).__name__))
+        return
+    # First, so that whatever else the message meets, nothing is posted before its time.
+    later = [request for request in batch.requests if _is_later(request, message.taken_at)]
+    if later:
+        _keep_for_later(runtime, organization, message, batch, later)
+        batch = batch._replace(
+            requests=[request for request in batch.requests if not _is_later(request, message.taken_at)]
+        )
+    if not batch.requests:
+        return
     if message.is_redelivered:
         # Its worker may have died of it: from now on the database counts the attempts.
         _keep(
             runtime, organization, message, batch, attempts=1, problem="came back from a worker that did not finish it"
         )
-        return
-    later = [request for request in batch.requests if _is_later(request, message.taken_at)]
-    if later:
-        _keep_for_later(runtime, organization, message, batch, later)
-        batch = batch._replace(requests=[request for request in batch.requests if request not in later])
-    if not batch.requests:
         return
     try:
         plans = posting.settle(runtime, organization["organization_id"], [Work(batch)], timings)
@@ -83,7 +92,7 @@ def take(runtime: Runtime, message: Message) -> None:
 
 
 def _organization(runtime: Runtime, name: object) -> Row:
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name.isprintable():  # what PostgreSQL cannot hold names nobody
         raise OrganizationNotFound(organization=repr(name)[:100])
     with runtime.engine.connect() as tx:
         return organizations.find(tx, name)

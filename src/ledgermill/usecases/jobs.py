@@ -87,9 +87,8 @@ def list_jobs(
                 if first_id <= job.id < below_id and (not states or job.state in states)
             }
     if not states or ended_states:
-        rows = jobs.list_ended(
+        rows = jobs.newest(
             tx,
-            organization_id,
             first_id=first_id,
             below_id=below_id,
             limit=limit + 1,
@@ -111,15 +110,14 @@ def batch(tx: Transaction, organization_id: int, batch_id: UUID, *, now: datetim
         counts[state] = counts.get(state, 0) + row["jobs"] - row["next_item"]
     if not counts:
         raise BatchNotFound(batch=batch_id)
-    rows = jobs.list_ended(
+    rows = jobs.not_posted(
         tx,
         organization_id,
         first_id=batch_id,
         below_id=UUID(int=batch_id.int | ids.LAST_32_BITS),
         limit=MOST_NOT_POSTED_SHOWN,
-        states=["rejected", "quarantined"],
     )
-    not_posted = sorted((ended(row) for row in rows), key=lambda job: job.id)
+    not_posted = [ended(row) for row in rows]
     return BatchV1(id=batch_id, is_settled=not waiting, counts=counts, not_posted=not_posted)
 
 

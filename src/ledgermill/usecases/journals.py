@@ -7,7 +7,7 @@ from ledgermill.domain import ids
 from ledgermill.domain.ledgers import DEBIT
 from ledgermill.errors import JournalNotFound
 from ledgermill.messages.currencies import exponent_of
-from ledgermill.messages.jobs import EntryV1, JournalOutV1, MoneyV1
+from ledgermill.messages.jobs import EntryOutV1, JournalOutV1, MoneyV1
 from ledgermill.storage import entries, jobs, ledgers, organizations
 from ledgermill.storage.connections import Row, Transaction
 
@@ -50,11 +50,11 @@ def journal(tx: Transaction, organization_id: int, job_id: UUID) -> JournalOutV1
     )
 
 
-def _entries(tx: Transaction, organization_id: int, job: Row) -> list[EntryV1]:
+def _entries(tx: Transaction, organization_id: int, job: Row) -> list[EntryOutV1]:
     rows = entries.of_journal(tx, organization_id, ledger_ids=job["entry_ledgers"], numbers=job["entry_numbers"])
     names = ledgers.names_of(tx, organization_id, {row["ledger_id"] for row in rows})
     return [
-        EntryV1(
+        EntryOutV1(
             id=ids.entry_id(job["job_id"], row["line"]),
             ledger_id=names[row["ledger_id"]].ledger_uuid,
             ledger_code=names[row["ledger_id"]].code,

@@ -15,7 +15,6 @@ from ledgermill.storage.connections import Transaction
 
 MOST_CHILDREN_SHOWN = 1_000
 MOST_IN_A_TREE = 20_000
-NO_BOUND = 2**63 - 1
 
 Row = Mapping[str, Any]
 
@@ -101,9 +100,9 @@ def entries_of(
 ) -> EntryPageV1:
     """A leaf's entries, newest first, with running balances; a head has none of its own."""
     ledger = _find(tx, organization_id, reference)
-    rows = entries.of_ledger(
-        tx, organization_id, ledger["ledger_id"], below_number=below_number or NO_BOUND, limit=limit + 1
-    )
+    next_number = ledger["last_number"] + 1
+    below_number = min(below_number or next_number, next_number)
+    rows = entries.of_ledger(tx, organization_id, ledger["ledger_id"], below_number=below_number, limit=limit + 1)
     sign = 1 if ledger["normal_side"] == DEBIT else -1
     page = [
         LedgerEntryV1(

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ledgermill.domain.ledgers import CREDIT, number_of
 from ledgermill.errors import InvalidField, KeyNotFound
-from ledgermill.messages.currencies import exponent_of
+from ledgermill.messages.currencies import exponent_of, own_id
 from ledgermill.storage import api_keys, ledgers, organizations, posting_lock
 from ledgermill.storage.connections import Transaction
 
@@ -52,7 +52,12 @@ def create(
     )
     broker = organizations.principal_id(tx, organization_id, kind="broker", name="broker", new_uuid=uuid4())
     organizations.bind_currency(
-        tx, organization_id, code=base_currency, uuid=uuid4(), exponent=exponent_of(base_currency), is_given=False
+        tx,
+        organization_id,
+        code=base_currency,
+        uuid=None,
+        own_id=own_id(base_currency),
+        exponent=exponent_of(base_currency),
     )
     suspense = {
         "organization_id": organization_id,

@@ -22,8 +22,10 @@ from ledgermill.storage.connections import Transaction
 from ledgermill.storage.inbox import Waiting
 
 TRIES = 8
+TRYING_ENDS_AFTER = 0.25  # of the time that a task has: one try may last, and the time limit would kill the worker
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 2.0
+MOST_DEATHS = 3  # whole, in a slice, alone: then a job is set aside
 MOST_LOGGED = 10
 
 log = logger(__name__)
@@ -67,6 +69,8 @@ def settle(runtime: Runtime, organization_id: int, works: Sequence[Work], timing
     work = works[0]
     requests = work.batch.requests
     if len(requests) == 1:
+        if isinstance(requests[0], UnusableRequest):
+            raise refusal  # not even its rejection can be written
         return settle(runtime, organization_id, [_refused(work, refusal)], timings)
     middle = len(requests) // 2
     halves = (
@@ -113,6 +117,7 @@ def _bucket(jobs_: int) -> str:
 def _commit(runtime: Runtime, organization_id: int, works: Sequence[Work], timings: Timings) -> Plan:
     """One transaction, tried again while the database is busy, away, or turns out to know a key already."""
     look_first = any(work.row is not None and work.row.attempts > 1 for work in works)
+    give_up_at = time.monotonic() + TRYING_ENDS_AFTER * runtime.settings.task_time_limit_s
     for attempt in range(TRIES):
         try:
             with runtime.engine.connect() as tx, tx.begin() as transaction:
@@ -127,6 +132,8 @@ def _commit(runtime: Runtime, organization_id: int, works: Sequence[Work], timin
                 # A lost answer to COMMIT is one of these: the next round finds what it did.
                 look_first = True
                 log.warning("database busy or away", attempt=attempt + 1, sqlstate=failures.sqlstate(error))
+                if time.monotonic() > give_up_at:
+                    break
                 pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt)
                 time.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 - jitter, not a secret
             else:
@@ -224,7 +231,9 @@ def _finish(tx: Transaction, work: Work) -> None:
         return
     done = work.first_item + len(work.batch.requests)
     if done < work.row.jobs:
-        inbox.advance(tx, work.row, next_item=done, attempts=work.row.attempts - 1)
+        # The job behind one that was set aside is tried alone, not set aside with it.
+        attempts = min(work.row.attempts, MOST_DEATHS) - 1
+        inbox.advance(tx, work.row, next_item=done, attempts=attempts)
     else:
         inbox.remove(tx, work.row)
 

@@ -26,13 +26,12 @@ def ended(tx: Transaction, organization_id: int, batch_id: UUID) -> dict[str, in
 
 def not_posted(tx: Transaction, organization_id: int, accepted: Accepted) -> list[NotPosted]:
     """Why jobs of a batch were not posted, also where that was said before, when their key came first."""
-    rows = jobs.list_ended(
+    rows = jobs.not_posted(
         tx,
         organization_id,
         first_id=accepted.batch_id,
-        below_id=UUID(int=accepted.batch_id.int + ids.LAST_32_BITS),
+        below_id=UUID(int=accepted.batch_id.int | ids.LAST_32_BITS),
         limit=len(accepted.jobs),
-        states=NOT_POSTED,
     )
     found = {ids.place_of(row["job_id"]): row for row in rows}
     place_of_key = {key: place for place, (_, key) in enumerate(accepted.jobs) if key is not None}
