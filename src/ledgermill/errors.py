@@ -122,6 +122,11 @@ class InvalidChart(Invalid):
     sentence = "{count} of the ledgers cannot be opened, so none was; the first: {first}"
 
 
+class InvalidFile(Invalid):
+    code = "INVALID_FILE"
+    sentence = "{count} of the lines cannot be read, so nothing of the file was posted; the first: {first}"
+
+
 class InvalidCursor(Invalid):
     code = "INVALID_CURSOR"
     sentence = "{field} is not a position that we gave out: {given}"
@@ -275,6 +280,16 @@ class NotMigrated(Unavailable):
 class OrganizationDraining(Unavailable):
     code = "ORGANIZATION_DRAINING"
     sentence = "The organization {organization} is being drained and accepts no new jobs just now."
+
+
+class LookupUnavailable(Unavailable):
+    code = "LOOKUP_UNAVAILABLE"
+    sentence = "The API does not tell just now which jobs have arrived: {reason}"
+
+
+class ServerDidNotStart(Unavailable):
+    code = "SERVER_DID_NOT_START"
+    sentence = "{server} did not start: {reason}"
 
 
 class Quarantined(Unavailable):

@@ -22,7 +22,7 @@ import orjson
 from ledgermill.broker import publishing
 from ledgermill.config import Settings
 from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE, UnusableRequest
-from ledgermill.errors import BrokerUnavailable, MissingIdempotencyKey, Unavailable
+from ledgermill.errors import BrokerUnavailable, LookupUnavailable, MissingIdempotencyKey
 from ledgermill.messages import posting, routes
 from ledgermill.messages.jobs import MOST_KEYS
 from ledgermill.runtime import new_batch_id
@@ -30,11 +30,6 @@ from ledgermill.runtime import new_batch_id
 MOST_IN_A_MESSAGE: Final = 2_000
 LOOK_EVERY_S: Final = 0.5
 PUBLISH_AGAIN_AFTER_S: Final = 5.0
-
-
-class LookupUnavailable(Unavailable):
-    code = "LOOKUP_UNAVAILABLE"
-    sentence = "The API does not tell just now which jobs have arrived: {reason}"
 
 
 class Handle(NamedTuple):

@@ -13,9 +13,6 @@ from ledgermill.messages import routes
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-for module in ("ledgermill.cli.files", "ledgermill.embedded.processes", "ledgermill.producer"):
-    import_module(module)  # they bring codes of their own
-
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
 def test_every_setting_is_in_the_readme_with_what_it_says(name: str) -> None:

@@ -23,7 +23,7 @@ from redis.exceptions import AuthenticationError
 from redis.retry import Retry
 
 from ledgermill.embedded import places, ports, postgres, redis
-from ledgermill.embedded.processes import ServerDidNotStart
+from ledgermill.errors import ServerDidNotStart
 
 AS_ROOT = os.geteuid() == 0
 only_root = pytest.mark.skipif(not AS_ROOT, reason="only root starts servers as another account")

@@ -5,8 +5,6 @@ import string
 
 import pytest
 
-from ledgermill.cli.files import InvalidFile
-from ledgermill.embedded.processes import ServerDidNotStart
 from ledgermill.errors import (
     Conflict,
     Invalid,
@@ -50,6 +48,7 @@ CODES = {
     "LEDGER_NOT_OPEN": "refused",
     "LEDGER_REFERENCE_CONFLICT": "invalid",
     "LEDGER_REFERENCE_MISSING": "invalid",
+    "LOOKUP_UNAVAILABLE": "unavailable",
     "MISSING_FIELD": "invalid",
     "MISSING_IDEMPOTENCY_KEY": "invalid",
     "NOT_FOUND": "refused",
@@ -83,11 +82,6 @@ def with_details(error: type[LedgermillError]) -> LedgermillError:
 def through_pickle(error: LedgermillError) -> LedgermillError:
     copy: LedgermillError = pickle.loads(pickle.dumps(error))  # noqa: S301 - what we pickled ourselves
     return copy
-
-
-def test_errors_beside_ledgermill_errors_have_codes_too() -> None:
-    assert by_code()["INVALID_FILE"] is InvalidFile
-    assert by_code()["SERVER_DID_NOT_START"] is ServerDidNotStart
 
 
 def test_no_released_code_is_gone_or_of_another_kind() -> None:

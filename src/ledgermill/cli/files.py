@@ -8,8 +8,8 @@ from io import StringIO
 from typing import Any, Final, NamedTuple
 
 from ledgermill.errors import (
-    Invalid,
     InvalidField,
+    InvalidFile,
     InvalidJson,
     LedgermillError,
     MissingField,
@@ -34,11 +34,6 @@ COLUMNS: Final = frozenset(
 )
 MOST_PROBLEMS_SHOWN: Final = 1_000
 AMOUNT: Final = re.compile(r"[0-9]{1,38}(?:\.([0-9]{1,20}))?", re.ASCII)
-
-
-class InvalidFile(Invalid):
-    code = "INVALID_FILE"
-    sentence = "{count} of the lines cannot be read, so nothing of the file was posted; the first: {first}"
 
 
 class Line(NamedTuple):

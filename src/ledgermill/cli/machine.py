@@ -16,8 +16,9 @@ from ledgermill.cli.database import login_passwords
 from ledgermill.cli.machine_state import State
 from ledgermill.config import Settings, with_login
 from ledgermill.embedded import ports, postgres, redis, supervisor
-from ledgermill.embedded.processes import ServerDidNotStart, tail
+from ledgermill.embedded.processes import tail
 from ledgermill.embedded.supervisor import Program, Supervisor
+from ledgermill.errors import ServerDidNotStart
 from ledgermill.messages import routes
 from ledgermill.observability import is_fresh, logger
 from ledgermill.storage import connections, migrations, roles

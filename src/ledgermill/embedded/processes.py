@@ -8,15 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ledgermill.errors import Unavailable
-
 POLL_S = 0.01
 LINES_QUOTED = 15
-
-
-class ServerDidNotStart(Unavailable):
-    code = "SERVER_DID_NOT_START"
-    sentence = "{server} did not start: {reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from redis.retry import Retry
 
 from ledgermill.embedded import places, ports, processes, redis_programs
 from ledgermill.embedded.places import Place
-from ledgermill.embedded.processes import ServerDidNotStart
+from ledgermill.errors import ServerDidNotStart
 
 NAME = "redis"
 LOGIN = "default"

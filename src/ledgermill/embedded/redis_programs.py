@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ledgermill.embedded import places, processes
 from ledgermill.embedded.places import Place
-from ledgermill.embedded.processes import ServerDidNotStart
+from ledgermill.errors import ServerDidNotStart
 
 OLDEST = (6, 2)  # kombu asks with ZRANGE ... BYSCORE
 NAMES = ("valkey-server", "redis-server")
