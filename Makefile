@@ -18,6 +18,7 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m ledgermill.api.openapi --check
 
 bench: $(VENV)/dev.stamp  ## How fast, beside the floor of the same server; writes build/bench.json.
 	$(BIN)/python tests/benchmarks/bench.py

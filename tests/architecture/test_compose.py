@@ -12,6 +12,7 @@ import sys
 import time
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from flower.urls import handlers as flower_routes
 from starlette.routing import Match
 
 from ledgermill.config import Settings
+from ledgermill.embedded import redis
 from ledgermill.embedded.redis import RedisServer
 from ledgermill.storage import roles
 from workers.config import worker_settings
@@ -303,8 +305,15 @@ def test_workers_write_the_heartbeat_that_their_health_check_reads(service: str)
     assert health_check(service) == ["CMD", "ledgermill", "worker-health"]
 
 
-def test_the_health_check_of_beat_tells_whether_it_sends(redis_server: RedisServer, tmp_path: Path) -> None:
-    environment = {**os.environ, "BROKER_URL": redis_server.url}
+@pytest.fixture
+def quiet_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that nobody else sends to: the health check sees who sent last."""
+    yield redis.start(tmp_path / "redis")
+    redis.discard(tmp_path / "redis")
+
+
+def test_the_health_check_of_beat_tells_whether_it_sends(quiet_redis: RedisServer, tmp_path: Path) -> None:
+    environment = {**os.environ, "BROKER_URL": quiet_redis.url}
     _, arguments = celery_command("beat") or ("", [])
     command = [argument.replace(WRITABLE, str(tmp_path)) for argument in ("beat", *arguments)]
     check = [sys.executable, *health_check("beat")[2:]]

@@ -265,6 +265,8 @@ BEGIN
         END;
         EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = %L', role_name, '5s');
         EXECUTE format('ALTER ROLE %I SET lock_timeout = %L', role_name, '2s');
+        -- The statement of a client that was killed ends with it, and with its locks.
+        EXECUTE format('ALTER ROLE %I SET client_connection_check_interval = %L', role_name, '1s');
     END LOOP;
 END $$;
 DO $$ BEGIN
