@@ -21,8 +21,8 @@ import orjson
 
 from ledgermill.broker import publishing
 from ledgermill.config import Settings
-from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE, UnusableRequest
-from ledgermill.errors import BrokerUnavailable, LookupUnavailable, MissingIdempotencyKey
+from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE
+from ledgermill.errors import BrokerUnavailable, LookupUnavailable
 from ledgermill.messages import posting, routes
 from ledgermill.messages.jobs import MOST_KEYS
 from ledgermill.runtime import new_batch_id
@@ -117,7 +117,8 @@ class Producer:
         Raises what is wrong with one, before any is sent; or BrokerUnavailable: then `confirm` sends again what is
         missing of all of them.
         """
-        items = [(_checked(POST_JOURNAL, journal), journal) for journal in journals]
+        given = list(journals)
+        items = list(zip(posting.require_readable(POST_JOURNAL, given), given, strict=True))
         messages = []
         for start in range(0, len(items), self.most_in_a_message):
             gathering = _Gathering()
@@ -180,7 +181,7 @@ class Producer:
         self.close()
 
     def _gather(self, kind: str, item: Mapping[str, Any]) -> Handle:
-        key, text = _checked(kind, item), _as_json(item)
+        key, text = posting.require_readable(kind, [item])[0], _as_json(item)
         full = None
         with self._lock:
             gathering = self._gathering[kind]
@@ -258,13 +259,3 @@ def _as_json(item: Mapping[str, Any]) -> bytes:
         return orjson.dumps(item)
     except TypeError:  # an amount beyond 64 bits
         return posting.as_json([item])[1:-1]
-
-
-def _checked(kind: str, item: Mapping[str, Any]) -> str:
-    """The key of an item that a worker will be able to read. Raises what is wrong with it."""
-    request = posting.read(kind, [dict(item)], new_key=lambda _place: "")[0]
-    if isinstance(request, UnusableRequest):
-        raise request.error
-    if not request.idempotency_key:
-        raise MissingIdempotencyKey(field="idempotency_key")
-    return request.idempotency_key

@@ -69,6 +69,7 @@ def _run(settings: Settings, run: int, journals: int) -> dict[str, float]:
     messages = [list(_journals(run, start)) for start in range(0, journals, BATCH)]
     before = _posted(settings)
     cpu_before = _cpu_s()
+    phases_before = _phases_s(settings)
     started = time.perf_counter()
     with Producer(settings.broker_url.get_secret_value(), ORGANIZATION, most_in_a_message=BATCH) as producer:
         for message in messages:
@@ -80,13 +81,16 @@ def _run(settings: Settings, run: int, journals: int) -> dict[str, float]:
             time.sleep(0.02)
     bulk_s = time.perf_counter() - started
     bulk = journals / bulk_s
+    phases_s = {phase: seconds - phases_before.get(phase, 0.0) for phase, seconds in _phases_s(settings).items()}
+    cpu_share = (_cpu_s() - cpu_before) / bulk_s / (os.cpu_count() or 1)
     floor = _floor(settings, journals)
     figures = {
         "bulk_journals_per_s": bulk,
         "floor_journals_per_s": floor,
         "bulk_over_floor": bulk / floor,
         "publish_journals_per_s": journals / published_s,
-        "machine_cpu_share": (_cpu_s() - cpu_before) / (time.perf_counter() - started) / (os.cpu_count() or 1),
+        "machine_cpu_share": cpu_share,
+        **{f"{phase}_us_per_journal": seconds / journals * 1e6 for phase, seconds in phases_s.items()},
     }
     print(f"run {run + 1}: " + ", ".join(f"{name} {value:,.2f}" for name, value in figures.items()), flush=True)
     return figures
@@ -135,6 +139,15 @@ def _journals(run: int, start: int) -> Iterator[dict[str, Any]]:
                 {"ledger_code": f"LEAF-{credit:04}", "type": "credit", "amount": amount},
             ],
         }
+
+
+def _phases_s(settings: Settings) -> dict[str, float]:
+    """Seconds that the workers have spent in each phase so far; `lock` counts the wait for the posting lock."""
+    broker = Runtime(settings, role="worker").broker
+    counters, _ = broker.counters_and_lengths([])
+    broker.close()
+    prefix = "seconds:"
+    return {name.removeprefix(prefix): value for name, value in counters.items() if name.startswith(prefix)}
 
 
 def _posted(settings: Settings) -> int:

@@ -91,19 +91,24 @@ class _Leaf:
     __slots__ = (
         "balance",
         "credits",
+        "currency",
         "days",
         "debits",
         "entries",
         "held",
         "is_plain",
         "ledger",
+        "ledger_id",
         "limit",
+        "normal_side",
         "number",
         "sign",
     )
 
     def __init__(self, ledger: Ledger, balance: Balance) -> None:
         self.ledger = ledger
+        self.ledger_id = ledger.ledger_id
+        self.currency = ledger.currency
         self.is_plain = ledger.active and ledger.opening_date is None and ledger.closing_date is None
         self.debits = balance.debits
         self.credits = balance.credits
@@ -111,6 +116,7 @@ class _Leaf:
         self.held = balance.held
         self.number = balance.last_number
         self.limit = ledger.limit
+        self.normal_side = ledger.normal_side
         self.sign = 1 if ledger.normal_side == DEBIT else -1
         self.entries = 0
         self.days: dict[date, list[int]] = {}
@@ -179,7 +185,7 @@ class _Planner:
                 field="transaction.currency_code", base_currency=books.base_currency, currency=currency
             )
         leaves = self._leaves(request.entries, currency, value_date)
-        self._require_room(request.entries, leaves)
+        self._require_room(request, leaves)
         numbers = self._enter(request.entries, leaves, currency, value_date)
         self.plan.posted.append(
             PostedJob(
@@ -202,7 +208,7 @@ class _Planner:
                 request.description,
                 request.reference_id,
                 request.metadata,
-                [leaf.ledger.ledger_id for leaf in leaves],
+                [leaf.ledger_id for leaf in leaves],
                 numbers,
             )
         )
@@ -216,7 +222,7 @@ class _Planner:
             leaf = known.get(entry.ledger)
             if leaf is None or entry.is_suspense:
                 leaf = self._resolve(entry, entry.field or f"entries[{index}]")
-            if not leaf.is_plain or leaf.ledger.currency != (entry.currency or currency):
+            if not leaf.is_plain or leaf.currency != (entry.currency or currency):
                 _require_usable(leaf.ledger, entry.currency or currency, value_date, entry.field or f"entries[{index}]")
             leaves.append(leaf)
         return leaves
@@ -245,7 +251,7 @@ class _Planner:
             self.plan.entries.append(
                 PostedEntry(
                     self.books.organization_id,
-                    leaf.ledger.ledger_id,
+                    leaf.ledger_id,
                     number,
                     self.position,
                     line,
@@ -278,25 +284,27 @@ class _Planner:
             self.by_reference[entry.ledger] = leaf
         return leaf
 
-    def _require_room(self, entries: Sequence[EntryRequest], leaves: Sequence[_Leaf]) -> None:
+    def _require_room(self, request: JournalRequest, leaves: Sequence[_Leaf]) -> None:
         """Check floors and ranges as they stand at the end of the journal; a movement up is never refused."""
-        moved: dict[_Leaf, int] = {}
-        grown: dict[_Leaf, int] = {}
-        for entry, leaf in zip(entries, leaves, strict=True):
-            grown[leaf] = grown.get(leaf, 0) + entry.amount
-            if leaf.debits + leaf.credits + grown[leaf] > LARGEST_MINOR_UNITS:
-                raise BalanceOutOfRange(field=f"entries[{leaves.index(leaf)}]", ledger=leaf.ledger.code)
-            if leaf.limit is not None:
-                up = entry.amount if entry.side == leaf.ledger.normal_side else -entry.amount
-                moved[leaf] = moved.get(leaf, 0) + up
-        for leaf, up in moved.items():
-            if up >= 0 or leaf.limit is None:
-                continue
-            available = leaf.balance * leaf.sign + leaf.limit - leaf.held
-            if available + up < 0:
-                raise InsufficientBalance(
-                    field=f"entries[{leaves.index(leaf)}]", ledger=leaf.ledger.code, available=available, taken=-up
-                )
+        entries, most = request.entries, LARGEST_MINOR_UNITS - 2 * request.total
+        moved: Iterable[tuple[_Leaf, int]] = [
+            (leaf, entry.amount if entry.side == leaf.normal_side else -entry.amount)
+            for entry, leaf in zip(entries, leaves, strict=True)
+            if leaf.limit is not None
+        ]
+        if len(set(leaves)) < len(leaves):
+            moved = _sums(moved).items()
+        for leaf, up in moved:
+            if up < 0 and leaf.limit is not None:
+                available = leaf.balance * leaf.sign + leaf.limit - leaf.held
+                if available + up < 0:
+                    field = f"entries[{leaves.index(leaf)}]"
+                    raise InsufficientBalance(field=field, ledger=leaf.ledger.code, available=available, taken=-up)
+        for leaf in leaves:
+            if leaf.debits + leaf.credits > most:  # close to the range: look exactly
+                grown = _sums((leaf, entry.amount) for entry, leaf in zip(entries, leaves, strict=True))
+                if leaf.debits + leaf.credits + grown[leaf] > LARGEST_MINOR_UNITS:
+                    raise BalanceOutOfRange(field=f"entries[{leaves.index(leaf)}]", ledger=leaf.ledger.code)
 
     def _reject(self, request: Request, error: LedgermillError, *, keyless: bool = False) -> None:
         batch = self.batch
@@ -376,3 +384,10 @@ def _require_usable(ledger: Ledger, currency: str, value_date: date, field: str)
             closing_date=ledger.closing_date or "ever",
             value_date=value_date,
         )
+
+
+def _sums(amounts: Iterable[tuple[_Leaf, int]]) -> dict[_Leaf, int]:
+    total: defaultdict[_Leaf, int] = defaultdict(int)
+    for leaf, amount in amounts:
+        total[leaf] += amount
+    return total

@@ -22,7 +22,7 @@ from ledgermill.domain.journals import (
     opposite,
 )
 from ledgermill.domain.ledgers import CREDIT, DEBIT, LedgerReference, Side
-from ledgermill.errors import BatchSize, InvalidField, InvalidJson, LedgermillError
+from ledgermill.errors import BatchSize, InvalidField, InvalidJson, LedgermillError, MissingIdempotencyKey
 from ledgermill.messages.fields import (
     MOST_METADATA_LEVELS,
     Amount,
@@ -47,6 +47,7 @@ MOST_ITEMS: Final = 10_000
 MOST_METADATA_BYTES: Final = 16_384
 MOST_LEVELS: Final = MOST_METADATA_LEVELS + 2  # the item and its transaction
 FINGERPRINT_VERSION: Final = b"1:"  # a release that reads content differently counts up, and keeps reading the old way
+DEFAULT_TYPE: Final = "journal"
 STRICT: Final = ConfigDict(extra="forbid", strict=True)
 SIDES: Final[dict[str, Side]] = {"debit": DEBIT, "credit": CREDIT}
 
@@ -181,30 +182,57 @@ def read_kept(payload: bytes) -> list[object]:
     return items
 
 
+def require_readable(kind: str, items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys of items that a worker will be able to read. Raises what is wrong with the first that it would not."""
+    many, _, shape = _READERS[kind]
+    plain = [dict(item) for item in items]
+    try:
+        read_items = many.validate_python(plain)
+    except (ValidationError, RecursionError):
+        for request in read(kind, plain, new_key=str):
+            if isinstance(request, UnusableRequest):
+                raise request.error from None
+        raise
+    keys = []
+    for place, item in enumerate(read_items):
+        key = item.get("idempotency_key")
+        if key is None:
+            raise MissingIdempotencyKey(field="idempotency_key")
+        keys.append(shape(place, item, key, b"").idempotency_key)
+    return keys
+
+
 def fingerprint(item: Mapping[str, Any]) -> bytes:
     """SHA-256 of the content: canonical JSON of the fields as sent, without the key and without defaults.
 
-    Amounts and totals count as their digits, so that 100 and "100" are the same content.
+    Takes items that were read, whose amounts are integers: so 100 and "100" are the same content.
     """
-    canonical = {
-        name: value if name == "metadata" else _canonical(value)
-        for name, value in item.items()
-        if name != "idempotency_key" and value is not None
+    content: dict[str, Any] = {}
+    for name, value in item.items():
+        if name == "entries":
+            content[name] = [entry if None not in entry.values() else _given(entry) for entry in value]
+        elif name in {"transaction", "contra"}:
+            if value and (given := _given(value)):
+                content[name] = given
+        elif name != "idempotency_key" and value is not None and value != {}:
+            content[name] = value
+    return hashlib.sha256(FINGERPRINT_VERSION + _canonical_json(content)).digest()
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that say something: no nulls, no empty metadata, no total of 0, no type that is the default."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if value is not None and value not in ({}, 0) and (name, value) != ("type", DEFAULT_TYPE)
     }
-    content = {name: value for name, value in canonical.items() if value != {}}
-    return hashlib.sha256(FINGERPRINT_VERSION + orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()
 
 
-def _canonical(value: Any) -> Any:
-    if isinstance(value, list):
-        return [{name: str(part) for name, part in entry.items() if part is not None} for entry in value]
-    if isinstance(value, dict):
-        return {
-            name: str(part) if name == "total_amount" else part
-            for name, part in value.items()
-            if part is not None and not (name == "total_amount" and part == 0) and part != {}
-        }
-    return str(value)
+def _canonical_json(content: object) -> bytes:
+    try:
+        return orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # an amount beyond 64 bits
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _one_by_one(one: TypeAdapter[Any], items: object) -> tuple[list[Any], dict[int, LedgermillError]]:
@@ -270,7 +298,7 @@ def _journal(place: int, item: JournalV1, key: str, content: bytes) -> JournalRe
         transaction,
         entries,
         total,
-        transaction.get("type") or "journal",
+        transaction.get("type") or DEFAULT_TYPE,
         "transaction.",
     )
 
