@@ -10,7 +10,7 @@ from time import perf_counter
 
 import structlog
 
-PHASES = ("read", "lock", "plan", "write", "commit")
+PHASES = ("read", "draft", "lock", "plan", "write", "commit")
 
 
 def configure_logging(*, level: str, as_json: bool) -> None:

@@ -1,6 +1,6 @@
 """What planning reads and what it decides: the values between the use case, the rules and the tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import NamedTuple
 from uuid import UUID, uuid5
@@ -147,6 +147,14 @@ class DayChange(NamedTuple):
     credits: int
 
 
+class Shift(NamedTuple):
+    """What is to be added to a plan's positions and rejections, and to each ledger's numbers and running balances."""
+
+    positions: int = 0
+    rejections: int = 0
+    entries: Mapping[int, tuple[int, int]] = {}
+
+
 class Plan(NamedTuple):
     """Everything that one transaction writes. `replays` pair a job's id with the job that settled its key before."""
 
@@ -156,3 +164,18 @@ class Plan(NamedTuple):
     balances: list[BalanceChange]
     days: list[DayChange]
     replays: list[tuple[UUID, UUID]]
+    shift: Shift = Shift()
+
+
+class Draft(NamedTuple):
+    """A plan made before the locks, as if every balance, number and position were 0.
+
+    It holds where the books are as `assumed`, no total leaves its range, and no floor would be broken: `lowest` is, by
+    ledger with a floor, how far below its start a journal takes the balance on its normal side.
+    """
+
+    plan: Plan
+    assumed: Books
+    chart_version: int
+    ledger_ids: frozenset[int]
+    lowest: Mapping[int, int]

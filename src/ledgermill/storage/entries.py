@@ -1,13 +1,13 @@
 """Entries: copied in when a batch is posted, read newest first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
 from sqlalchemy import BigInteger, RowMapping, any_, bindparam, column, func, select, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from ledgermill.domain.plans import PostedEntry
+from ledgermill.domain.plans import PostedEntry, Shift
 from ledgermill.storage.connections import Transaction
 from ledgermill.storage.tables import entry, job
 
@@ -50,20 +50,23 @@ _AT_PLACE = (
 OF_JOURNAL = select(_AT_PLACE).select_from(_PLACE.join(_AT_PLACE, true())).order_by(_AT_PLACE.c.line)
 
 
-def copy(connection: psycopg.Connection[Any], entries: Sequence[PostedEntry]) -> None:
-    """Insert these, as fast as PostgreSQL takes rows."""
+def copy(connection: psycopg.Connection[Any], entries: Sequence[PostedEntry], *, shift: Shift) -> None:
+    """Insert these, shifted, as fast as PostgreSQL takes rows."""
     if not entries:
         return
+    starts = shift.entries or dict.fromkeys({row.ledger_id for row in entries}, (0, 0))
     with connection.cursor() as cursor, cursor.copy(COPY) as rows:
         for start in range(0, len(entries), LINES_AT_ONCE):  # the server takes one part while we write the next
-            rows.write("".join([_line(row) for row in entries[start : start + LINES_AT_ONCE]]))
+            rows.write("".join([_line(row, shift.positions, starts) for row in entries[start : start + LINES_AT_ONCE]]))
 
 
-def _line(row: PostedEntry) -> str:
+def _line(row: PostedEntry, positions: int, starts: Mapping[int, tuple[int, int]]) -> str:
     # Numbers, single letters, currency codes and dates: nothing in them needs COPY's escapes.
     organization_id, ledger_id, number, position, line, side, amount, currency, after, day = row
+    start, balance = starts[ledger_id]
     return (
-        f"{organization_id}\t{ledger_id}\t{number}\t{position}\t{line}\t{side}\t{amount}\t{currency}\t{after}\t{day}\n"
+        f"{organization_id}\t{ledger_id}\t{start + number}\t{positions + position}\t{line}\t{side}\t{amount}"
+        f"\t{currency}\t{balance + after}\t{day}\n"
     )
 
 

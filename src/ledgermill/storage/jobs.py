@@ -1,7 +1,8 @@
 """Jobs: inserted in their final state; a posted one is its journal."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ledgermill.domain import ids
-from ledgermill.domain.plans import PostedJob, RejectedJob, Settled
+from ledgermill.domain.plans import PostedJob, RejectedJob, Settled, Shift
 from ledgermill.storage.connections import Transaction
 from ledgermill.storage.tables import job, replay
 
@@ -92,36 +93,51 @@ REJECTED_AFTER = _ENDED.where(
 ENDED_AFTER = union_all(POSTED_AFTER, REJECTED_AFTER)
 
 
-def copy_posted(connection: psycopg.Connection[Any], jobs: Sequence[PostedJob]) -> None:
-    """Insert journals, as fast as PostgreSQL takes rows. A key or id that is there already makes it fail."""
+def copy_posted(
+    connection: psycopg.Connection[Any], jobs: Sequence[PostedJob], *, shift: Shift, ended_at: datetime
+) -> None:
+    """Insert journals, shifted, as fast as PostgreSQL takes rows. A key or id that is there already makes it fail."""
     if not jobs:
         return
     # Ids, times and arrays as text: several times as fast as the driver's general way of writing them.
-    texts = {moment: str(moment) for moment in {moment for row in jobs for moment in (row[6], row[7], row[14])}}
+    texts = {moment: str(moment) for moment in {moment for row in jobs for moment in (row[6], row[14])}}
+    ended, starts = str(ended_at), shift.entries
     with connection.cursor() as cursor, cursor.copy(COPY_POSTED) as rows:
         for row in jobs:
+            numbers: Iterable[int] = row.entry_numbers
+            if starts:
+                numbers = [starts[place][0] + count for place, count in zip(row.entry_ledgers, numbers, strict=True)]
             rows.write_row(
                 (
                     row[0],
                     row.job_id.hex,
                     *row[2:6],
                     texts[row[6]],
-                    texts[row[7]],
-                    *row[8:14],
+                    ended,
+                    *row[8:10],
+                    shift.positions + row.position,
+                    *row[11:14],
                     texts[row[14]],
                     *row[15:-2],
                     f"{{{','.join(map(str, row.entry_ledgers))}}}",
-                    f"{{{','.join(map(str, row.entry_numbers))}}}",
+                    f"{{{','.join(map(str, numbers))}}}",
                 )
             )
 
 
-def copy_rejected(connection: psycopg.Connection[Any], jobs: Sequence[RejectedJob]) -> None:
-    """Insert rejected jobs, each with its reason and with what was asked."""
+def copy_rejected(
+    connection: psycopg.Connection[Any], jobs: Sequence[RejectedJob], *, shift: Shift, ended_at: datetime
+) -> None:
+    """Insert rejected jobs, shifted, each with its reason and with what was asked."""
     if not jobs:
         return
     with connection.cursor() as cursor, cursor.copy(COPY_REJECTED) as rows:
-        for row in jobs:
+        for job_ in jobs:
+            row = job_._replace(
+                ended_at=ended_at,
+                position=shift.positions + job_.position,
+                rejection=shift.rejections + job_.rejection,
+            )
             details, asked = json.dumps(row.error.details, default=str), json.dumps(row.asked, default=str)
             rows.write_row((*row[:-2], row.error.code, storable(str(row.error)), details, asked))
 

@@ -7,13 +7,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from ledgermill.domain import posting
 from ledgermill.domain.journals import UnusableRequest
-from ledgermill.domain.plans import Batch, Books, Plan, Settled
+from ledgermill.domain.plans import Batch, Books, Draft, Plan, Settled
 from ledgermill.errors import DatabaseRefused, DatabaseUnavailable
 from ledgermill.observability import Timings, logger
 from ledgermill.runtime import Runtime
@@ -118,10 +119,20 @@ def _commit(runtime: Runtime, organization_id: int, works: Sequence[Work], timin
     """One transaction, tried again while the database is busy, away, or turns out to know a key already."""
     look_first = any(work.row is not None and work.row.attempts > 1 for work in works)
     give_up_at = time.monotonic() + TRYING_ENDS_AFTER * runtime.settings.task_time_limit_s
+    with timings.phase("draft"):
+        drafted = None if look_first else _draft(runtime, organization_id, works)
     for attempt in range(TRIES):
         try:
             with runtime.engine.connect() as tx, tx.begin() as transaction:
-                plan = _post(runtime, tx, organization_id, works, timings, look_first=look_first)
+                plan = _post(
+                    runtime,
+                    tx,
+                    organization_id,
+                    works,
+                    timings,
+                    drafted=None if look_first else drafted,
+                    look_first=look_first,
+                )
                 with timings.phase("commit"):
                     transaction.commit()
             return plan
@@ -148,47 +159,68 @@ def _post(
     works: Sequence[Work],
     timings: Timings,
     *,
+    drafted: Draft | None,
     look_first: bool,
 ) -> Plan:
     with timings.phase("lock"):
         held = posting_lock.take(tx, organization_id)
-        works = [work for work in works if _is_still_ours(tx, work, held.state)]
-        batches = [work.batch for work in works]
+        ours = [work for work in works if _is_still_ours(tx, work, held.state)]
+        batches = [work.batch for work in ours]
+        booked_at = posting_lock.booking_time(tx, held)
+        books = _books(organization_id, held, booked_at)
+        if drafted and not (
+            len(ours) == len(works) and posting.is_current(drafted, chart_version=held.chart_version, books=books)
+        ):
+            drafted = None
         chart = runtime.charts.at(
             tx,
             organization_id,
             version=held.chart_version,
-            references={name for batch in batches for name in posting.references(batch.requests)},
+            references=() if drafted else {name for batch in batches for name in posting.references(batch.requests)},
             suspense_id=held.suspense_id,
         )
-        to_lock = posting.ledgers_to_lock(batches, chart, held.suspense_id)
+        to_lock = drafted.ledger_ids if drafted else posting.ledgers_to_lock(batches, chart, held.suspense_id)
         locked = balances.lock(tx, organization_id, to_lock)
-        booked_at = posting_lock.booking_time(tx, held)
         known, recorded = _look(tx, organization_id, batches) if look_first else ({}, frozenset[UUID]())
     with timings.phase("plan"):
-        books = Books(
-            organization_id=organization_id,
-            base_currency=held.base_currency,
-            next_position=held.next_position,
-            next_rejection=held.next_rejection,
-            booked_at=booked_at,
-            today=booked_at.astimezone(ZoneInfo(held.time_zone)).date(),
-            max_future_days=held.max_future_days,
-            suspense_id=held.suspense_id,
-        )
-        plan = posting.plan(batches, chart=chart, balances=locked, books=books, settled=known, recorded=recorded)
+        plan = posting.fit(drafted, chart=chart, balances=locked, books=books) if drafted else None
+        if plan is None:
+            plan = posting.plan(batches, chart=chart, balances=locked, books=books, settled=known, recorded=recorded)
     with timings.phase("write"):
         _write(tx, organization_id, plan, books)
-        for work in works:
+        for work in ours:
             _finish(tx, work)
+    runtime.charts.note(organization_id, books)
     return plan
+
+
+def _draft(runtime: Runtime, organization_id: int, works: Sequence[Work]) -> Draft | None:
+    """A plan made while others hold the lock, of what this process knows; None where that is too little."""
+    known = runtime.charts.known(organization_id)
+    if known is None or known.books is None:
+        return None
+    batches = [work.batch for work in works]
+    return posting.draft(batches, chart=known.chart, chart_version=known.version, assumed=known.books)
+
+
+def _books(organization_id: int, held: posting_lock.Held, booked_at: datetime) -> Books:
+    return Books(
+        organization_id=organization_id,
+        base_currency=held.base_currency,
+        next_position=held.next_position,
+        next_rejection=held.next_rejection,
+        booked_at=booked_at,
+        today=booked_at.astimezone(ZoneInfo(held.time_zone)).date(),
+        max_future_days=held.max_future_days,
+        suspense_id=held.suspense_id,
+    )
 
 
 def _write(tx: Transaction, organization_id: int, plan: Plan, books: Books) -> None:
     raw = connections.raw(tx)
-    jobs.copy_posted(raw, plan.posted)
-    jobs.copy_rejected(raw, plan.rejected)
-    entries.copy(raw, plan.entries)
+    jobs.copy_posted(raw, plan.posted, shift=plan.shift, ended_at=books.booked_at)
+    jobs.copy_rejected(raw, plan.rejected, shift=plan.shift, ended_at=books.booked_at)
+    entries.copy(raw, plan.entries, shift=plan.shift)
     jobs.insert_replays(tx, organization_id, plan.replays)
     balances.add(tx, organization_id, plan.balances, booked_at=books.booked_at)
     balances.add_days(tx, organization_id, plan.days, booked_on=books.today)
