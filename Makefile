@@ -24,7 +24,7 @@ bench: $(VENV)/dev.stamp  ## How fast, beside the floor of the same server; writ
 	$(BIN)/python tests/benchmarks/bench.py
 
 faults: $(VENV)/dev.stamp  ## Processes and servers killed under load; SEED=n plays another plan.
-	LEDGERMILL_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -s
+	$(if $(SEED),LEDGERMILL_SEED=$(SEED)) $(BIN)/python -m pytest tests/faults -s
 
 lock: $(VENV)/dev.stamp  ## Resolve the newest versions that pyproject.toml allows, for every platform.
 	$(BIN)/pip install --quiet uv
