@@ -1,6 +1,5 @@
 """Journals and balance updates as they arrive: shapes, reading, and the fingerprint that a key is bound to."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NotRequired
@@ -42,12 +41,11 @@ from ledgermill.messages.fields import (
     read_instant,
     reference_of,
 )
+from ledgermill.messages.fingerprints import DEFAULT_TYPE, fingerprint, unreadable_fingerprint
 
 MOST_ITEMS: Final = 10_000
 MOST_METADATA_BYTES: Final = 16_384
 MOST_LEVELS: Final = MOST_METADATA_LEVELS + 2  # the item and its transaction
-FINGERPRINT_VERSION: Final = b"1:"  # a release that reads content differently counts up, and keeps reading the old way
-DEFAULT_TYPE: Final = "journal"
 STRICT: Final = ConfigDict(extra="forbid", strict=True)
 SIDES: Final[dict[str, Side]] = {"debit": DEBIT, "credit": CREDIT}
 
@@ -202,39 +200,6 @@ def require_readable(kind: str, items: Sequence[Mapping[str, Any]]) -> list[str]
     return keys
 
 
-def fingerprint(item: Mapping[str, Any]) -> bytes:
-    """SHA-256 of the content: canonical JSON of the fields as sent, without the key and without defaults.
-
-    Takes items that were read, whose amounts are integers: so 100 and "100" are the same content.
-    """
-    content: dict[str, Any] = {}
-    for name, value in item.items():
-        if name == "entries":
-            content[name] = [entry if None not in entry.values() else _given(entry) for entry in value]
-        elif name in {"transaction", "contra"}:
-            if value and (given := _given(value)):
-                content[name] = given
-        elif name != "idempotency_key" and value is not None and value != {}:
-            content[name] = value
-    return hashlib.sha256(FINGERPRINT_VERSION + _canonical_json(content)).digest()
-
-
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that say something: no nulls, no empty metadata, no total of 0, no type that is the default."""
-    return {
-        name: value
-        for name, value in fields.items()
-        if value is not None and value not in ({}, 0) and (name, value) != ("type", DEFAULT_TYPE)
-    }
-
-
-def _canonical_json(content: object) -> bytes:
-    try:
-        return orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # an amount beyond 64 bits
-        return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
 def _one_by_one(one: TypeAdapter[Any], items: object) -> tuple[list[Any], dict[int, LedgermillError]]:
     found = read_list(items) if isinstance(items, (bytes, str)) else items
     if not isinstance(found, list):
@@ -267,8 +232,7 @@ def _unusable(kind: str, place: int, item: object, error: LedgermillError) -> Un
         key = _KEY.validate_python(item["idempotency_key"]) if isinstance(item, dict) else None
     except (KeyError, ValidationError):
         key = None
-    text = json.dumps(item, sort_keys=True, default=str).encode()
-    return UnusableRequest(place, kind, key, hashlib.sha256(b"unreadable:" + text).digest(), item, error)
+    return UnusableRequest(place, kind, key, unreadable_fingerprint(item), item, error)
 
 
 def _journal(place: int, item: JournalV1, key: str, content: bytes) -> JournalRequest:
