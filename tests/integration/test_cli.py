@@ -175,10 +175,10 @@ def test_an_organization_is_paused_drained_and_resumed(cli: Cli, books: str, wor
     file.write_text("debit,credit,amount\nCASH,SALES,1.00\nCASH,SALES,2.00\n")
     cli("organization", "pause", books)
 
-    paused = cli("post", books, file)
+    paused = cli("post", file, "--organization", books)
     waiting.look(worker, 0)
     draining = cli("organization", "drain", books)
-    refused = cli("post", books, file, exits_with=2)
+    refused = cli("post", file, "--organization", books, exits_with=2)
     drained = cli.while_worked_on(worker, "organization", "drain", books, "--wait")
     cli("organization", "resume", books)
 
@@ -237,14 +237,34 @@ def test_a_chart_with_errors_opens_nothing_and_names_each_line(cli: Cli, acme: s
     assert cli("ledger", "import", acme, file).stdout == "Ledgers opened: 4\n"
 
 
+def test_post_needs_no_organization_where_there_is_one(cli: Cli, books: str, worker: Runtime, tmp_path: Path) -> None:
+    file = tmp_path / "one.jsonl"
+    file.write_text(
+        json.dumps(
+            {
+                "idempotency_key": "one",
+                "entries": [
+                    {"ledger_code": "SUSPENSE", "type": "debit", "amount": 5},
+                    {"ledger_code": "SUSPENSE", "type": "credit", "amount": 5},
+                ],
+            }
+        )
+    )
+    assert "Posted: 1" in cli.while_worked_on(worker, "post", file).stdout
+
+    cli("organization", "create", "second", "--name", "Second", "--base-currency", "EUR", "--time-zone", "UTC")
+
+    assert "INVALID_FIELD: --organization: is needed: there are 2" in cli("post", file, exits_with=1).stderr
+
+
 def test_csv_is_read_in_major_units_and_a_second_time_changes_nothing(
     cli: Cli, books: str, worker: Runtime, tmp_path: Path
 ) -> None:
     file = tmp_path / "journals.csv"
     file.write_text("debit,credit,amount,description\nCASH,SALES,19.99,tea\nCASH,SALES,0.1,\nCASH,SALES,7,cake\n")
 
-    first = cli.while_worked_on(worker, "post", books, file, "--batch", "2")
-    second = cli.while_worked_on(worker, "post", books, file)
+    first = cli.while_worked_on(worker, "post", file, "--organization", books, "--batch", "2")
+    second = cli.while_worked_on(worker, "post", file, "--organization", books)
 
     assert "Posted: 3\n" in first.stdout
     assert "Posted: 0\n" in second.stdout
@@ -259,7 +279,7 @@ def test_csv_amounts_that_are_not_exact_stop_the_file_each_at_its_line(cli: Cli,
     rows = [f'CASH,SALES,"{amount}"' for amount in ["1.00", *wrong]]
     file.write_text("\n".join(["debit,credit,amount", *rows]))
 
-    done = cli("post", books, file, exits_with=1)
+    done = cli("post", file, "--organization", books, exits_with=1)
 
     assert done.stderr.startswith(f"INVALID_FILE: {len(wrong)} of the lines ")
     assert [line.split(":")[0] for line in done.stderr.splitlines()[1:]] == [
@@ -292,8 +312,8 @@ def test_rejected_lines_are_named_and_the_others_posted(cli: Cli, books: str, wo
     file = tmp_path / "journals.jsonl"
     file.write_text("\n".join([journal("CASH", 500), "", journal("NONE", 500), journal("CASH", 400), "7"]))
 
-    first = cli.while_worked_on(worker, "post", books, file, exits_with=1)
-    second = cli.while_worked_on(worker, "post", books, file, exits_with=1)
+    first = cli.while_worked_on(worker, "post", file, "--organization", books, exits_with=1)
+    second = cli.while_worked_on(worker, "post", file, "--organization", books, exits_with=1)
 
     for done in (first, second):
         assert "line 3: LEDGER_NOT_FOUND: " in done.stderr
@@ -308,16 +328,18 @@ def test_a_file_that_is_not_json_is_not_posted_at_all(cli: Cli, books: str, tmp_
     file = tmp_path / "journals.jsonl"
     file.write_text('{"entries": []}\n{"entries": [\n')
 
-    assert "  line 2: INVALID_JSON: " in cli("post", books, file, exits_with=1).stderr
+    assert "  line 2: INVALID_JSON: " in cli("post", file, "--organization", books, exits_with=1).stderr
     file.write_bytes(b"\xff\xfe")
-    assert cli("post", books, file, exits_with=1).stderr.startswith("INVALID_FIELD: the file: is not UTF-8")
+    assert cli("post", file, "--organization", books, exits_with=1).stderr.startswith(
+        "INVALID_FIELD: the file: is not UTF-8"
+    )
 
 
 def test_balance_updates_are_posted_and_the_books_verify(cli: Cli, books: str, worker: Runtime, tmp_path: Path) -> None:
     file = tmp_path / "updates.json"
     file.write_text(json.dumps([{"ledger_code": "CASH", "type": "debit", "amount": 250}]))
 
-    done = cli.while_worked_on(worker, "post", books, file, "--kind", "balance-updates")
+    done = cli.while_worked_on(worker, "post", file, "--organization", books, "--kind", "balance-updates")
     report = json.loads(cli("verify", "--json").stdout)
 
     assert "Posted: 1\n" in done.stdout

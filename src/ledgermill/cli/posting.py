@@ -19,6 +19,7 @@ from ledgermill.errors import InvalidField
 from ledgermill.messages.posting import MOST_ITEMS
 from ledgermill.runtime import Runtime, now
 from ledgermill.storage import organizations
+from ledgermill.storage.connections import Row, Transaction
 from ledgermill.usecases import progress
 from ledgermill.usecases.acceptance import Accepted, accept
 
@@ -48,9 +49,11 @@ class Sent(NamedTuple):
 
 @app.command()
 def post(
-    organization: Annotated[str, typer.Argument(help="The organization's code or id.")],
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
     *,
+    organization: Annotated[
+        str | None, typer.Option("--organization", "-o", help="Its code or id; may be left out where there is one.")
+    ] = None,
     kind: Annotated[Kind, typer.Option(help="What the file holds.")] = Kind.JOURNALS,
     batch: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Jobs in one transaction.")] = 1_000,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the jobs until they have ended.")] = True,
@@ -73,12 +76,12 @@ def post(
         raise InvalidField(field="--kind", problem="CSV holds journals; send balance updates as JSON")
     with as_role("worker") as runtime:
         with runtime.engine.begin() as tx:
-            found = organizations.find(tx, organization)
+            found = _organization(tx, organization)
             organization_id: int = found["organization_id"]
             acting = principal_id(tx, organization_id)
         lines = read_items(file.read_bytes(), is_csv=is_csv, base_currency=found["base_currency"])
         if wait and found["state"] == "paused":
-            typer.echo(f"{organization} is paused: the jobs are accepted, and nobody waits for them.", err=True)
+            typer.echo(f"{found['code']} is paused: the jobs are accepted, and nobody waits for them.", err=True)
             wait = False
         with _bars(len(lines), wait=wait) as bars:
             batches = _accept(runtime, organization_id, lines, kind=KIND_OF[kind], batch=batch, acting=acting)
@@ -102,6 +105,15 @@ def post(
     _print_rejected(rejected)
     if rejected:
         raise typer.Exit(1)
+
+
+def _organization(tx: Transaction, name: str | None) -> Row:
+    if name is not None:
+        return organizations.find(tx, name)
+    everyone = organizations.list_all(tx)
+    if len(everyone) != 1:
+        raise InvalidField(field="--organization", problem=f"is needed: there are {len(everyone)} organizations")
+    return everyone[0]
 
 
 def _accept(
