@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Float, RowMapping, Text, bindparam, cast, delete, func, literal_column, or_, select, update
+from sqlalchemy import Float, RowMapping, Text, bindparam, cast, func, literal_column, or_, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from ledgermill.storage.connections import Transaction
@@ -66,14 +66,25 @@ _THESE = (
     inbox.c.part == bindparam("of_part"),
 )
 COUNT_ATTEMPT = update(inbox).where(*_THESE).values(attempts=inbox.c.attempts + 1, claimed_at=func.clock_timestamp())
-HOLD = select(inbox.c.next_item).where(*_THESE).with_for_update(skip_locked=True)
+# Many at once: whoever posts them holds the posting lock meanwhile.
+HOLD = text("""
+    SELECT i.batch_id, i.part, i.next_item
+    FROM ledgermill.inbox AS i
+    JOIN unnest(CAST(:batch_ids AS uuid[]), CAST(:parts AS smallint[])) AS these (batch_id, part) USING (batch_id, part)
+    WHERE i.organization_id = :organization_id
+    FOR UPDATE OF i SKIP LOCKED
+""")
 ADVANCE = update(inbox).where(*_THESE).values(next_item=bindparam("done"), attempts=bindparam("tries"), claimed_at=None)
 RELEASE = (
     update(inbox)
     .where(*_THESE)
     .values(claimed_at=None, attempts=bindparam("tries"), due_at=bindparam("due"), last_error=bindparam("problem"))
 )
-DELETE = delete(inbox).where(*_THESE)
+DELETE = text("""
+    DELETE FROM ledgermill.inbox AS i
+    USING unnest(CAST(:batch_ids AS uuid[]), CAST(:parts AS smallint[])) AS these (batch_id, part)
+    WHERE i.organization_id = :organization_id AND i.batch_id = these.batch_id AND i.part = these.part
+""")
 LANES_TO_RING = (
     select((inbox.c.lane % bindparam("lanes")).label("lane"))
     .join(organization, _BY_ORGANIZATION)
@@ -114,15 +125,21 @@ def claim(tx: Transaction, *, lanes: int, lane: int, limit: int, most_jobs: int,
     return rows
 
 
-def hold(tx: Transaction, row: Waiting) -> int | None:
-    """Lock a claimed batch until `tx` ends, and return its next item; None where somebody else has it or it is done."""
-    next_item: int | None = tx.execute(HOLD, _key(row)).scalar_one_or_none()
-    return next_item
+def hold(tx: Transaction, organization_id: int, rows: Sequence[Waiting]) -> dict[tuple[UUID, int], int]:
+    """Lock claimed batches until `tx` ends: their next items, by batch and part.
+
+    Missing is what somebody else holds, or what is done.
+    """
+    if not rows:
+        return {}
+    found = tx.execute(HOLD, _keys(organization_id, rows))
+    return {(row.batch_id, row.part): row.next_item for row in found}
 
 
-def remove(tx: Transaction, row: Waiting) -> None:
-    """The batch is settled."""
-    tx.execute(DELETE, _key(row))
+def remove(tx: Transaction, organization_id: int, rows: Sequence[Waiting]) -> None:
+    """These batches are settled."""
+    if rows:
+        tx.execute(DELETE, _keys(organization_id, rows))
 
 
 def advance(tx: Transaction, row: Waiting, *, next_item: int, attempts: int) -> None:
@@ -161,6 +178,14 @@ def list_waiting(
         statement = statement.where(inbox.c.kind == kind)
     statement = statement.order_by(inbox.c.batch_id.desc(), inbox.c.part.desc()).limit(limit)
     return tx.execute(statement).mappings().all()
+
+
+def _keys(organization_id: int, rows: Sequence[Waiting]) -> dict[str, object]:
+    return {
+        "organization_id": organization_id,
+        "batch_ids": [row.batch_id for row in rows],
+        "parts": [row.part for row in rows],
+    }
 
 
 def _key(row: Waiting) -> dict[str, object]:

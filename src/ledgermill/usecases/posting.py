@@ -50,6 +50,10 @@ class Work(NamedTuple):
     row: Waiting | None = None
     first_item: int = 0
 
+    def is_at(self, next_items: Mapping[tuple[UUID, int], int]) -> bool:
+        """Whether this is still to be settled: an inbox row may be done meanwhile, or held by somebody else."""
+        return self.row is None or next_items.get((self.row.batch_id, self.row.part)) == self.first_item
+
 
 def settle(runtime: Runtime, organization_id: int, works: Sequence[Work], timings: Timings | None = None) -> list[Plan]:
     """Post what can be posted of these batches, reject the rest, and commit; however often it runs, each job ends once.
@@ -164,7 +168,9 @@ def _post(
 ) -> Plan:
     with timings.phase("lock"):
         held = posting_lock.take(tx, organization_id)
-        ours = [work for work in works if _is_still_ours(tx, work, held.state)]
+        _require_active(works, held.state)
+        next_items = inbox.hold(tx, organization_id, [work.row for work in works if work.row])
+        ours = [work for work in works if work.is_at(next_items)]
         batches = [work.batch for work in ours]
         booked_at = posting_lock.booking_time(tx, held)
         books = _books(organization_id, held, booked_at)
@@ -188,8 +194,7 @@ def _post(
             plan = posting.plan(batches, chart=chart, balances=locked, books=books, settled=known, recorded=recorded)
     with timings.phase("write"):
         _write(tx, organization_id, plan, books)
-        for work in ours:
-            _finish(tx, work)
+        _finish(tx, organization_id, ours)
     runtime.charts.note(organization_id, books)
     return plan
 
@@ -246,28 +251,26 @@ def _look(
     )
 
 
-def _is_still_ours(tx: Transaction, work: Work, state: str) -> bool:
-    """Whether to settle this now: for an inbox row, whether it is still there and nobody else holds it."""
-    if work.row is None:
-        if state != "active":
+def _require_active(works: Sequence[Work], state: str) -> None:
+    for work in works:
+        if state == "paused" or (state == "draining" and (work.row is None or work.row.held)):
             raise NotActive(state)
-        return True
-    if state == "paused" or (state == "draining" and work.row.held):
-        raise NotActive(state)
-    return inbox.hold(tx, work.row) == work.first_item
 
 
-def _finish(tx: Transaction, work: Work) -> None:
+def _finish(tx: Transaction, organization_id: int, works: Sequence[Work]) -> None:
     """In the same transaction, note in the inbox what is settled."""
-    if work.row is None:
-        return
-    done = work.first_item + len(work.batch.requests)
-    if done < work.row.jobs:
-        # The job behind one that was set aside is tried alone, not set aside with it.
-        attempts = min(work.row.attempts, MOST_DEATHS) - 1
-        inbox.advance(tx, work.row, next_item=done, attempts=attempts)
-    else:
-        inbox.remove(tx, work.row)
+    settled = []
+    for work in works:
+        if work.row is None:
+            continue
+        done = work.first_item + len(work.batch.requests)
+        if done < work.row.jobs:
+            # The job behind one that was set aside is tried alone, not set aside with it.
+            attempts = min(work.row.attempts, MOST_DEATHS) - 1
+            inbox.advance(tx, work.row, next_item=done, attempts=attempts)
+        else:
+            settled.append(work.row)
+    inbox.remove(tx, organization_id, settled)
 
 
 def _refused(work: Work, error: BaseException) -> Work:
