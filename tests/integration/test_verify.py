@@ -14,8 +14,8 @@ from ledgermill.embedded.postgres import PostgresServer
 from ledgermill.errors import OrganizationNotFound
 from ledgermill.runtime import Runtime, new_batch_id
 from ledgermill.storage import ledgers
+from ledgermill.storage.checks import CHECKS
 from ledgermill.storage.connections import Transaction
-from ledgermill.storage.verify import CHECKS
 from ledgermill.usecases import acceptance, delivery, organizations
 from ledgermill.usecases.verify import Report, verify
 

@@ -5,8 +5,8 @@ from typing import Any, Final
 from pydantic import BaseModel, TypeAdapter
 
 from ledgermill.messages.jobs import LookupAskV1
+from ledgermill.messages.journals import BalanceUpdateV1, JournalV1
 from ledgermill.messages.ledgers import LedgerNewV1
-from ledgermill.messages.posting import BalanceUpdateV1, JournalV1
 
 _READ_BY_HAND: Final = (JournalV1, BalanceUpdateV1, LedgerNewV1, LookupAskV1)
 _REF: Final = "#/components/schemas/{model}"

@@ -1,13 +1,12 @@
-"""Journals and balance updates as they arrive: shapes, reading, and the fingerprint that a key is bound to."""
+"""Journals and balance updates read: each item as a request that the rules understand, or with its error."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, NotRequired
+from typing import Any, Final
 
 import orjson
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
-from typing_extensions import TypedDict
 
 from ledgermill.domain.journals import (
     MOST_ENTRIES,
@@ -24,17 +23,7 @@ from ledgermill.domain.ledgers import CREDIT, DEBIT, LedgerReference, Side
 from ledgermill.errors import BatchSize, InvalidField, InvalidJson, LedgermillError, MissingIdempotencyKey
 from ledgermill.messages.fields import (
     MOST_METADATA_LEVELS,
-    Amount,
-    Code,
-    CurrencyCode,
-    DateText,
-    Description,
     IdempotencyKey,
-    InstantText,
-    LedgerNumber,
-    Metadata,
-    Name,
-    UuidText,
     first_problem,
     is_too_deep,
     read_date,
@@ -42,79 +31,14 @@ from ledgermill.messages.fields import (
     reference_of,
 )
 from ledgermill.messages.fingerprints import DEFAULT_TYPE, fingerprint, unreadable_fingerprint
+from ledgermill.messages.journals import BalanceUpdateV1, JournalV1
 
 MOST_ITEMS: Final = 10_000
 MOST_METADATA_BYTES: Final = 16_384
 MOST_LEVELS: Final = MOST_METADATA_LEVELS + 2  # the item and its transaction
-STRICT: Final = ConfigDict(extra="forbid", strict=True)
 SIDES: Final[dict[str, Side]] = {"debit": DEBIT, "credit": CREDIT}
 
 NewKey = Callable[[int], str]
-
-
-@with_config(STRICT)
-class LedgerReferenceV1(TypedDict):
-    """A ledger by its id, its code or its number; several must agree."""
-
-    ledger_id: NotRequired[UuidText | None]
-    ledger_code: NotRequired[Code | None]
-    ledger_num_id: NotRequired[LedgerNumber | None]
-
-
-@with_config(STRICT)
-class EntryV1(TypedDict):
-    """A positive amount on one side of one ledger. Without a currency: the journal's."""
-
-    ledger_id: NotRequired[UuidText | None]
-    ledger_code: NotRequired[Code | None]
-    ledger_num_id: NotRequired[LedgerNumber | None]
-    type: Literal["debit", "credit"]
-    amount: Amount
-    currency_code: NotRequired[CurrencyCode | None]
-
-
-@with_config(STRICT)
-class TransactionV1(TypedDict):
-    """What the entries of a journal have in common. Without a currency: the base currency; without a date: today."""
-
-    type: NotRequired[Name | None]
-    total_amount: NotRequired[Amount | Literal[0] | None]
-    currency_code: NotRequired[CurrencyCode | None]
-    value_date: NotRequired[DateText | None]
-    timestamp: NotRequired[InstantText | None]
-    description: NotRequired[Description | None]
-    reference_id: NotRequired[Name | None]
-    metadata: NotRequired[Metadata | None]
-
-
-@with_config(STRICT)
-class JournalV1(TypedDict):
-    """A journal to be posted. With `due_at` it waits until then."""
-
-    idempotency_key: NotRequired[IdempotencyKey | None]
-    transaction: NotRequired[TransactionV1 | None]
-    entries: list[EntryV1]
-    due_at: NotRequired[InstantText | None]
-
-
-@with_config(STRICT)
-class BalanceUpdateV1(TypedDict):
-    """A debit or credit of one ledger against another: `contra`, or the suspense ledger."""
-
-    idempotency_key: NotRequired[IdempotencyKey | None]
-    ledger_id: NotRequired[UuidText | None]
-    ledger_code: NotRequired[Code | None]
-    ledger_num_id: NotRequired[LedgerNumber | None]
-    type: Literal["debit", "credit"]
-    amount: Amount
-    contra: NotRequired[LedgerReferenceV1 | None]
-    currency_code: NotRequired[CurrencyCode | None]
-    value_date: NotRequired[DateText | None]
-    timestamp: NotRequired[InstantText | None]
-    description: NotRequired[Description | None]
-    reference_id: NotRequired[Name | None]
-    metadata: NotRequired[Metadata | None]
-    due_at: NotRequired[InstantText | None]
 
 
 _Shape = Callable[[int, Any, str, bytes], JournalRequest]

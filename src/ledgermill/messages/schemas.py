@@ -10,8 +10,8 @@ from typing import Any, Final
 from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+from ledgermill.messages.journals import BalanceUpdateV1, JournalV1
 from ledgermill.messages.ledgers import LedgerNewV1
-from ledgermill.messages.posting import BalanceUpdateV1, JournalV1
 
 FOLDER: Final = Path(__file__).parent / "schemas"
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"

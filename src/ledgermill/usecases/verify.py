@@ -8,6 +8,7 @@ from typing import Any
 
 from ledgermill.storage import connections, organizations
 from ledgermill.storage import verify as storage
+from ledgermill.storage.checks import CHECKS
 from ledgermill.storage.connections import Engine
 
 
@@ -68,7 +69,7 @@ def verify(engine: Engine, *, organization: str | None = None) -> Report:
         positions = storage.positions(tx, organization_id)
         rows = storage.count_rows(tx, organization_id)
         results = []
-        for check in storage.CHECKS:
+        for check in CHECKS:
             found = storage.find(tx, check, organization_id)
             results.append(
                 CheckResult(check.name, check.sentence, check.subject, rows[check.subject], found.count, found.examples)
