@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from itertools import accumulate
 from typing import NamedTuple
 from uuid import UUID
 
@@ -37,7 +38,6 @@ class Waiting(NamedTuple):
     message_id: str | None
 
 
-_WAITING_COLUMNS = [inbox.c[name] for name in Waiting._fields]
 _READY = (
     inbox.c.due_at <= func.now(),
     organization.c.state != "paused",
@@ -52,8 +52,9 @@ _BY_ORGANIZATION = organization.c.organization_id == inbox.c.organization_id
 
 INSERT = insert(inbox).on_conflict_do_nothing(index_elements=["organization_id", "batch_id", "part"])
 # `held` organizations' rows are passed over; a locked row is somebody else's work.
-CLAIM = (
-    select(*_WAITING_COLUMNS)
+# Without payloads: of many batches that could be claimed, only as many are read as fit into a transaction.
+CLAIMABLE = (
+    select(inbox.c.organization_id, inbox.c.batch_id, inbox.c.part, (inbox.c.jobs - inbox.c.next_item).label("left"))
     .join(organization, _BY_ORGANIZATION)
     .where(*_READY, inbox.c.lane % bindparam("lanes") == bindparam("lane"))
     .order_by(inbox.c.due_at, inbox.c.batch_id, inbox.c.part)
@@ -65,7 +66,14 @@ _THESE = (
     inbox.c.batch_id == bindparam("of_batch"),
     inbox.c.part == bindparam("of_part"),
 )
-COUNT_ATTEMPT = update(inbox).where(*_THESE).values(attempts=inbox.c.attempts + 1, claimed_at=func.clock_timestamp())
+CLAIM = text(f"""
+    UPDATE ledgermill.inbox AS i
+    SET attempts = i.attempts + 1, claimed_at = clock_timestamp()
+    FROM unnest(CAST(:organization_ids AS int[]), CAST(:batch_ids AS uuid[]), CAST(:parts AS smallint[]))
+         AS these (organization_id, batch_id, part)
+    WHERE i.organization_id = these.organization_id AND i.batch_id = these.batch_id AND i.part = these.part
+    RETURNING {", ".join(f"i.{name}" for name in Waiting._fields)}
+""")  # noqa: S608 - the names are ours
 # Many at once: whoever posts them holds the posting lock meanwhile.
 HOLD = text("""
     SELECT i.batch_id, i.part, i.next_item
@@ -112,17 +120,21 @@ def claim(tx: Transaction, *, lanes: int, lane: int, limit: int, most_jobs: int,
     Up to `limit` of them, and no more than `most_jobs` jobs unless the first alone has more. The caller commits at
     once, so that the attempt counts even if it ends the worker. After `lease_s` another may claim them.
     """
-    rows: list[Waiting] = []
-    claimed_jobs = 0
-    for found in tx.execute(CLAIM, {"lanes": lanes, "lane": lane, "limit": limit, "lease_s": lease_s}):
-        row = Waiting._make(found)
-        claimed_jobs += row.jobs - row.next_item
-        if rows and claimed_jobs > most_jobs:
-            break
-        rows.append(row._replace(attempts=row.attempts + 1))
-    if rows:
-        tx.execute(COUNT_ATTEMPT, [_key(row) for row in rows])
-    return rows
+    claimable = tx.execute(CLAIMABLE, {"lanes": lanes, "lane": lane, "limit": limit, "lease_s": lease_s}).all()
+    if not claimable:
+        return []
+    jobs = accumulate(row.left for row in claimable)
+    fitting = [row for row, jobs_so_far in zip(claimable, jobs, strict=True) if jobs_so_far <= most_jobs]
+    chosen = fitting or claimable[:1]
+    claimed = tx.execute(
+        CLAIM,
+        {
+            "organization_ids": [row.organization_id for row in chosen],
+            "batch_ids": [row.batch_id for row in chosen],
+            "parts": [row.part for row in chosen],
+        },
+    )
+    return sorted((Waiting._make(row) for row in claimed), key=lambda row: (row.due_at, row.batch_id, row.part))
 
 
 def hold(tx: Transaction, organization_id: int, rows: Sequence[Waiting]) -> dict[tuple[UUID, int], int]:
