@@ -38,6 +38,8 @@ class Waiting(NamedTuple):
     message_id: str | None
 
 
+# What tells of waiting jobs; never the payload, which may be megabytes.
+_SHOWN = [column for column in inbox.c if column.name != "payload"]
 _READY = (
     inbox.c.due_at <= func.now(),
     organization.c.state != "paused",
@@ -99,10 +101,10 @@ LANES_TO_RING = (
     .where(*_READY)
     .group_by(literal_column("1"))
 )
-OF_BATCH = select(inbox).where(
+OF_BATCH = select(*_SHOWN).where(
     inbox.c.organization_id == bindparam("organization_id"), inbox.c.batch_id == bindparam("batch_id")
 )
-OF_KEYS = select(inbox).where(
+OF_KEYS = select(*_SHOWN).where(
     inbox.c.organization_id == bindparam("organization_id"),
     inbox.c.job_keys.overlap(bindparam("wanted", type_=ARRAY(Text))),
 )
@@ -183,7 +185,7 @@ def list_waiting(
     tx: Transaction, organization_id: int, *, first_id: UUID, below_id: UUID, limit: int, kind: str | None
 ) -> Sequence[RowMapping]:
     """Up to `limit` waiting batches with ids from `first_id` to just below `below_id`, newest first."""
-    statement = select(inbox).where(
+    statement = select(*_SHOWN).where(
         inbox.c.organization_id == organization_id, inbox.c.batch_id >= first_id, inbox.c.batch_id < below_id
     )
     if kind is not None:
