@@ -4,6 +4,7 @@ import json
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_every_acknowledged_journal_is_posted_once_although_workers_redis_and_po
             f"faults={faults.done.total()} jobs={len(told)} lost={len(lost)} double={len(double)} "
             f"phantom={len(phantom)} invariant={violations} seed={SEED} | killed_at_work={faults.at_work} "
             f"unknown={unknown} rejected={len(books.rejected)} published_again={confirmed.published_again} "
-            f"publishing_s={published_s:.1f} settling_s={settled_s:.1f}"
+            f"publishing_s={published_s:.1f} settling_s={settled_s:.1f} codes={dict(Counter(books.rejected.values()))}"
         )
     assert not wrong
     assert report.is_clean, report.as_text()

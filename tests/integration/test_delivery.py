@@ -160,6 +160,29 @@ def test_of_a_batch_that_ends_its_worker_only_the_jobs_at_fault_are_quarantined(
     assert deaths <= 3 + 1 + 2  # whole, slice, alone; its neighbour alone; the last in what is left
 
 
+def test_workers_that_die_among_many_batches_count_against_none_that_they_had_not_begun(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        books.accept(journal(f"single-{number}"))
+    with monkeypatch.context() as patched:
+        dies_at(patched, *(f"single-{number}" for number in range(4)))  # by chance: none of them is at fault
+        for _ in range(3):
+            with pytest.raises(WorkerDies):
+                books.look()
+            books.outlast_the_lease()
+
+    attempts = books.query("SELECT attempts FROM ledgermill.inbox ORDER BY attempts")
+
+    assert attempts == [1, 1, 1, 3], "the first time all were in one transaction, then one at a time"
+    while books.look():
+        books.outlast_the_lease()
+    assert books.query("SELECT state, count(*)::int FROM ledgermill.job GROUP BY 1 ORDER BY 1") == [
+        ("posted", 3),
+        ("quarantined", 1),
+    ]
+
+
 def test_a_job_that_waited_while_the_database_was_busy_is_no_job_that_ended_a_worker(
     books: Books, settings: Settings
 ) -> None:

@@ -80,7 +80,9 @@ def draft(batches: Iterable[Batch], *, chart: Chart, chart_version: int, assumed
         return None
     planned = planner.finish()
     lowest = {ledger_id: leaf.lowest for ledger_id, leaf in planner.leaves.items() if leaf.lowest is not None}
-    return Draft(planned, books, chart_version, frozenset(change.ledger_id for change in planned.balances), lowest)
+    # Also what a refused job names: under the lock it is looked at again where the draft does not fit.
+    touched = frozenset(above for ledger_id in planner.leaves for above in chart.lineage(ledger_id))
+    return Draft(planned, books, chart_version, touched, lowest)
 
 
 def is_current(drafted: Draft, *, chart_version: int, books: Books) -> bool:

@@ -56,7 +56,13 @@ INSERT = insert(inbox).on_conflict_do_nothing(index_elements=["organization_id",
 # `held` organizations' rows are passed over; a locked row is somebody else's work.
 # Without payloads: of many batches that could be claimed, only as many are read as fit into a transaction.
 CLAIMABLE = (
-    select(inbox.c.organization_id, inbox.c.batch_id, inbox.c.part, (inbox.c.jobs - inbox.c.next_item).label("left"))
+    select(
+        inbox.c.organization_id,
+        inbox.c.batch_id,
+        inbox.c.part,
+        inbox.c.attempts,
+        (inbox.c.jobs - inbox.c.next_item).label("left"),
+    )
     .join(organization, _BY_ORGANIZATION)
     .where(*_READY, inbox.c.lane % bindparam("lanes") == bindparam("lane"))
     .order_by(inbox.c.due_at, inbox.c.batch_id, inbox.c.part)
@@ -119,15 +125,18 @@ def insert_waiting(tx: Transaction, rows: Sequence[Waiting]) -> None:
 def claim(tx: Transaction, *, lanes: int, lane: int, limit: int, most_jobs: int, lease_s: float) -> list[Waiting]:
     """Claim batches that are due and that nobody works on, oldest first, and count an attempt for each.
 
-    Up to `limit` of them, and no more than `most_jobs` jobs unless the first alone has more. The caller commits at
-    once, so that the attempt counts even if it ends the worker. After `lease_s` another may claim them.
+    Up to `limit` of them, and no more than `most_jobs` jobs unless the first alone has more. One that was tried before
+    is claimed alone: if it ends the worker, no other is counted with it. The caller commits at once, so that the
+    attempt counts even then. After `lease_s` another may claim them.
     """
     claimable = tx.execute(CLAIMABLE, {"lanes": lanes, "lane": lane, "limit": limit, "lease_s": lease_s}).all()
     if not claimable:
         return []
-    jobs = accumulate(row.left for row in claimable)
-    fitting = [row for row, jobs_so_far in zip(claimable, jobs, strict=True) if jobs_so_far <= most_jobs]
-    chosen = fitting or claimable[:1]
+    chosen = list(claimable[:1])
+    if not claimable[0].attempts:
+        untried = [row for row in claimable if not row.attempts]
+        jobs = accumulate(row.left for row in untried)
+        chosen += [row for row, so_far in zip(untried, jobs, strict=True) if so_far <= most_jobs][1:]
     claimed = tx.execute(
         CLAIM,
         {
