@@ -174,3 +174,25 @@ def test_a_ledger_that_memory_does_not_know_leaves_the_decision_to_the_database(
     batch = Batch(BATCH_ID, None, 1, None, NOW, True, [request])
 
     assert posting.draft([batch], chart=Chart([SUSPENSE]), chart_version=3, assumed=BOOKS) is None
+
+
+def test_a_draft_that_does_not_fit_has_locked_what_its_refused_jobs_name_too() -> None:
+    closed = leaf(3, limit=None, side="D", active=False)
+    chart = Chart([*HEADS, SUSPENSE, leaf(1, limit=0, side="D"), leaf(2, limit=None, side="D"), closed])
+
+    def moved(place: int, debit: int, credit: int) -> JournalRequest:
+        entries = (
+            EntryRequest(LedgerReference(code=f"LEAF-{debit}"), "D", 5),
+            EntryRequest(LedgerReference(code=f"LEAF-{credit}"), "C", 5),
+        )
+        return JournalRequest(place, POST_JOURNAL, f"k{place}", b"", {}, None, entries, 5, "journal")
+
+    batch = Batch(BATCH_ID, None, 1, None, NOW, True, [moved(0, 3, 2), moved(1, 2, 1)])
+    drafted = posting.draft([batch], chart=chart, chart_version=3, assumed=BOOKS)
+    assert drafted is not None
+    locked = {ledger_id: Balance(0, 0, 0, 0) for ledger_id in drafted.ledger_ids}
+
+    assert posting.fit(drafted, chart=chart, balances=locked, books=BOOKS) is None
+    planned = posting.plan([batch], chart=chart, balances=locked, books=BOOKS, settled={}, recorded=frozenset())
+
+    assert [job.error.code for job in planned.rejected] == ["LEDGER_INACTIVE", "INSUFFICIENT_BALANCE"]
