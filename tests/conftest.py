@@ -124,7 +124,8 @@ def fresh_settings(servers: Servers, folder: Path) -> Iterator[Settings]:
     yield found
     with publishing.redis_client(redis_server.url) as client:
         client.flushall()  # what the last workers gave back is no later test's
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+    # As superuser: an autovacuum worker may be at work in it, which nobody else may end.
+    with psycopg.connect(postgres_server.superuser_url, autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
