@@ -17,6 +17,7 @@ from psycopg import sql
 from ledgermill.cli.files import minor_units
 from ledgermill.config import Settings
 from ledgermill.domain.ledgers import LedgerReference
+from ledgermill.embedded.postgres import PostgresServer
 from ledgermill.messages.ledgers import read_chart
 from ledgermill.runtime import Runtime
 from ledgermill.storage import api_keys, ledgers, migrations, organizations, quarantine
@@ -112,10 +113,15 @@ def totals(runtime: Runtime, organization: str, code: str) -> tuple[int, int]:
     return row["debits"], row["credits"]
 
 
-def test_migrations_run_twice_and_give_the_services_their_logins(settings: Settings) -> None:
+def test_migrations_run_twice_and_give_the_services_their_logins(
+    settings: Settings, postgres_server: PostgresServer
+) -> None:
     name = f"test_{secrets.token_hex(6)}"
     server = settings.url_of("owner").rpartition("/")[0]
-    with psycopg.connect(settings.url_of("owner"), autocommit=True) as connection:
+    with (
+        psycopg.connect(settings.url_of("owner"), autocommit=True) as connection,
+        psycopg.connect(postgres_server.superuser_url, autocommit=True) as superuser,  # may end autovacuum's workers
+    ):
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
             cli = Cli(settings, DATABASE_URL=f"{server}/{name}")
@@ -124,7 +130,7 @@ def test_migrations_run_twice_and_give_the_services_their_logins(settings: Setti
             upgraded = [cli("db", "upgrade").stdout, cli("db", "upgrade").stdout]
             current = cli("db", "status")
         finally:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            superuser.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
     assert empty.stderr.startswith("NOT_MIGRATED: ")
     assert upgraded[0] == upgraded[1]

@@ -238,7 +238,10 @@ def test_the_tables_as_the_code_names_them_are_those_that_the_migrations_make(sh
 def test_an_upgrade_may_run_twice_and_by_several_at_a_time(servers: Servers) -> None:
     name = "upgraded_by_several"
     url = servers.postgres.url.rpartition("/")[0] + "/" + name
-    with psycopg.connect(servers.postgres.url, autocommit=True) as connection:
+    with (
+        psycopg.connect(servers.postgres.url, autocommit=True) as connection,
+        psycopg.connect(servers.postgres.superuser_url, autocommit=True) as superuser,  # may end autovacuum's workers
+    ):
         connection.execute(f"CREATE DATABASE {name}")
         try:
             engines = [connections.engine(url) for _ in range(4)]
@@ -249,7 +252,7 @@ def test_an_upgrade_may_run_twice_and_by_several_at_a_time(servers: Servers) -> 
             for engine in engines:
                 engine.dispose()
         finally:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            superuser.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     assert {*results, again, current} == {migrations.newest()}
 
