@@ -67,7 +67,10 @@ class Settled(NamedTuple):
 
 
 class PostedJob(NamedTuple):
-    """A posted job, which is its journal; fields in the order of the columns of `job`."""
+    """A posted job, which is its journal; fields in the order of the columns of `job`.
+
+    Position and numbers count from the plan's shift, and `ended_at` is the booking time under the lock.
+    """
 
     organization_id: int
     job_id: UUID

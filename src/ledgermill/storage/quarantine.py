@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import RowMapping, func, select
+from sqlalchemy import RowMapping, select
 from sqlalchemy.dialects.postgresql import insert
 
 from ledgermill.storage.connections import Transaction
@@ -33,11 +33,6 @@ def newest(tx: Transaction, *, limit: int) -> Sequence[RowMapping]:
     """Up to `limit` messages, newest first."""
     statement = select(quarantine).order_by(quarantine.c.received_at.desc()).limit(limit)
     return tx.execute(statement).mappings().all()
-
-
-def count(tx: Transaction) -> int:
-    """How many there are."""
-    return int(tx.execute(select(func.count()).select_from(quarantine)).scalar_one())
 
 
 def body(tx: Transaction, quarantine_id: UUID) -> bytes | None:
