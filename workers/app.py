@@ -6,8 +6,10 @@ from ledgermill.config import settings
 from workers import lifecycle
 from workers.config import worker_settings
 from workers.health import Heartbeat
+from workers.intake import Intake
 
 app = Celery("ledgermill", include=["workers.posting", "workers.maintenance"])
 app.conf.update(worker_settings(settings()))
 app.steps["worker"].add(Heartbeat)
+app.steps["consumer"].add(Intake)
 lifecycle.connect()

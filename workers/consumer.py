@@ -61,13 +61,18 @@ def readable(arguments: Mapping[str, Any]) -> str:
     """Arguments as a person reads them: "500 journals, acme"."""
     counts, names = [], []
     for name, value in arguments.items():
-        if isinstance(value, list):
-            counts.append(f"{len(value)} {name}")
-        elif name in ONCE_AN_ITEM and isinstance(value, str):
-            counts.append(f"{value.count(ONCE_AN_ITEM[name])} {name}")
+        if isinstance(value, list) or (name in ONCE_AN_ITEM and isinstance(value, str)):
+            counts.append(f"{count_items(name, value)} {name}")
         elif isinstance(value, (str, int)):
             names.append(str(value)[:100])
     return ", ".join(counts + names)
+
+
+def count_items(name: str, value: object) -> int:
+    """How many items an argument holds, as a list or as JSON text; 0 where it is neither."""
+    if isinstance(value, list):
+        return len(value)
+    return value.count(ONCE_AN_ITEM[name]) if isinstance(value, str) else 0
 
 
 def require_arguments(message: Any, task: Any) -> dict[str, Any]:

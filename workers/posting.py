@@ -1,13 +1,16 @@
-"""Tasks of the `posting` queues. Each hands what it got to one use case."""
+"""What the pool does for the posting queues: `drain` empties one in bulk, and three tasks take single messages."""
 
 import json
 import random
 import time
-from typing import Any, NoReturn
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from celery import Task
 from celery.exceptions import Reject
 
+from ledgermill.broker.intake import Intake, Taken
 from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE
 from ledgermill.errors import Unavailable
 from ledgermill.messages import routes
@@ -17,12 +20,54 @@ from ledgermill.storage import failures
 from ledgermill.usecases import delivery, waiting
 from workers.app import app
 from workers.lifecycle import runtime
-from workers.unreadable import put_aside
+from workers.orders import Order, Ring, as_correlation, read_order
+from workers.unreadable import BROKER_ERRORS, UnreadableError, put_aside
 
-LONGEST_TRACE = 200
 PAUSE_S = 1.0  # about so long a message that goes back is kept, so that it does not come and go all the time
+DRAINING_ENDS_AFTER = 0.1  # of the time that a task has: what was taken last must be settled within it
+MOST_SHOWN = 20
 
 log = logger(__name__)
+
+
+class Shown(NamedTuple):
+    """What monitors are told of messages that were settled together."""
+
+    message_id: str
+    task: str
+    contents: str
+    runtime_s: float
+
+
+class NotKeptError(Exception):
+    """A message could not even be set aside; it stays where it is."""
+
+
+def drain(queue: str, taker: str) -> list[Shown]:
+    """Settle what waits in a posting queue, many messages at once, until it is empty or other work should have a turn.
+
+    Runs in a pool process; `taker` is new for each call, and names the list that holds what is at work.
+    """
+    settings = runtime().settings
+    intake = Intake(runtime().broker.redis, queue, taker=taker, lease_s=settings.visibility_timeout_s)
+    give_up_at = time.monotonic() + DRAINING_ENDS_AFTER * settings.task_time_limit_s
+    shown: list[Shown] = []
+    try:
+        while time.monotonic() < give_up_at and (taken := intake.take()):
+            shown += _settle(queue, taken)
+            intake.drop()
+    except (MemoryError, NotKeptError) as error:
+        # What was taken comes again as redelivered, and then its attempts are counted.
+        log.warning("messages are left for another try", queue=queue, reason=type(error).__name__)
+        _pause()
+        intake.leave()
+    except BROKER_ERRORS as error:
+        log.warning("the broker is away; what was taken comes again", queue=queue, reason=type(error).__name__)
+    except (Unavailable, *failures.DatabaseError) as error:
+        log.warning("messages go back until the database is there", queue=queue, reason=type(error).__name__)
+        intake.give_back()
+        _pause()
+    return shown[:MOST_SHOWN]
 
 
 @app.task(name=routes.POST_JOURNALS.task, bind=True)
@@ -51,36 +96,82 @@ def look(*, lane: int = 0, **_newer: object) -> None:
         log.warning("the inbox waits until the database is back", lane=lane, reason=type(error).__name__)
 
 
+def _settle(queue: str, taken: Taken) -> list[Shown]:
+    started, taken_at = time.monotonic(), now()
+    orders: list[Order] = []
+    lanes = set()
+    for raw in taken.messages:
+        try:
+            order = read_order(raw, queue=queue, taken_at=taken_at, is_redelivered=taken.is_redelivered)
+        except UnreadableError as error:
+            _put_aside(raw, queue=queue, reason=error.reason)
+            continue
+        if isinstance(order, Ring):
+            lanes.add(order.lane)
+        else:
+            orders.append(order)
+    if orders:
+        _take([order.message for order in orders], raws=[order.raw for order in orders], queue=queue)
+    runtime_s = time.monotonic() - started
+    for lane in sorted(lanes):
+        look(lane=lane)
+    return _shown(orders, runtime_s)
+
+
+def _take(messages: Sequence[delivery.Message], *, raws: Sequence[bytes], queue: str) -> None:
+    try:
+        delivery.take(runtime(), messages)
+    except (Unavailable, MemoryError, *BROKER_ERRORS):
+        raise
+    except Exception as error:
+        if failures.is_temporary(error):
+            raise
+        log.exception("messages failed for a reason that nobody foresaw; they are kept", queue=queue)
+        for raw in raws:
+            _put_aside(raw, queue=queue, reason=f"{type(error).__name__} in the worker")
+
+
+def _put_aside(raw: bytes, *, queue: str, reason: str) -> None:
+    if not put_aside(runtime().broker.redis, raw=raw, queue=queue, reason=reason):
+        raise NotKeptError
+
+
+def _shown(orders: Iterable[Order], runtime_s: float) -> list[Shown]:
+    together: defaultdict[tuple[str, str], list[Order]] = defaultdict(list)
+    for order in orders:
+        together[order.message.kind, str(order.message.organization)[:100]].append(order)
+    shown = []
+    for (kind, organization), group in together.items():
+        contents = f"{sum(order.items for order in group)} {routes.FIELD_OF_KIND[kind]}, {organization}"
+        if len(group) > 1:
+            contents += f", {len(group)} messages"
+        shown.append(Shown(group[0].message.message_id, routes.TASK_OF_KIND[kind].task, contents, runtime_s))
+    return shown
+
+
 def _deliver(task: Task, kind: str, organization: object, items: object) -> None:
+    """A message that Celery itself took, from a queue that is not drained."""
     request: Any = task.request
-    info, trace = request.delivery_info or {}, request.get("traceparent")
+    info = request.delivery_info or {}
     message = delivery.Message(
         message_id=str(request.id),
         kind=kind,
         organization=organization,
         items=items,
         queue=str(info.get("routing_key")),
-        correlation=trace if isinstance(trace, str) and trace.isprintable() and len(trace) <= LONGEST_TRACE else None,
+        correlation=as_correlation(request.get("traceparent")),
         is_redelivered=bool(info.get("redelivered")),
         taken_at=now(),
     )
+    raw = json.dumps({"id": message.message_id, "kind": kind, "organization": organization, "items": items}).encode()
     try:
-        delivery.take(runtime(), message)
-    except MemoryError as error:
-        # Unhandled it would end the whole worker. The message comes back, and then its attempts are counted.
-        _send_back(error)
-    except Exception as error:
-        if isinstance(error, Unavailable) or failures.is_temporary(error):
-            log.warning("the message goes back until the database is there", reason=type(error).__name__)
-            _send_back(error)
-        # Unhandled, Celery would drop the message.
-        log.exception("a message failed for a reason that nobody foresaw; it is kept", message=message.message_id)
-        raw = json.dumps({"id": message.message_id, "kind": kind, "organization": organization, "items": items})
-        reason = f"{type(error).__name__} in the worker"
-        if not put_aside(runtime().broker.redis, raw=raw.encode(), queue=message.queue, reason=reason):
-            _send_back(error)
+        _take([message], raws=[raw], queue=message.queue)
+    except (MemoryError, NotKeptError, Unavailable, *BROKER_ERRORS, *failures.DatabaseError) as error:
+        # Unhandled, Celery would drop the message, and a MemoryError would end the whole worker.
+        log.warning("the message goes back", message=message.message_id, reason=type(error).__name__)
+        _pause()
+        raise Reject(type(error).__name__, requeue=True) from None  # the reason is logged, and Celery would quote it
 
 
-def _send_back(error: BaseException) -> NoReturn:
+def _pause() -> None:
     time.sleep(random.uniform(PAUSE_S / 2, PAUSE_S))  # noqa: S311 - jitter, not a secret
-    raise Reject(type(error).__name__, requeue=True) from None  # the reason is logged, and Celery would quote it all

@@ -40,7 +40,7 @@ class Books:
             charts.open_chart(tx, 1, opened, principal_id=1)
 
     def deliver(self, *items: dict[str, Any], is_redelivered: bool = False, message_id: str | None = None) -> None:
-        delivery.take(self.worker, self.message(*items, is_redelivered=is_redelivered, message_id=message_id))
+        delivery.take(self.worker, [self.message(*items, is_redelivered=is_redelivered, message_id=message_id)])
 
     def message(
         self, *items: dict[str, Any], is_redelivered: bool = False, message_id: str | None = None

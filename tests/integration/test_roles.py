@@ -67,7 +67,7 @@ def post(worker: Runtime, organization: str, journals: list[Any]) -> None:
         is_redelivered=False,
         taken_at=now(),
     )
-    delivery.take(worker, message)
+    delivery.take(worker, [message])
 
 
 @pytest.fixture

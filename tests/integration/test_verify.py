@@ -150,9 +150,11 @@ def deliver(
     message_id = message_id or new_batch_id()
     delivery.take(
         worker,
-        delivery.Message(
-            str(message_id), "post_journal", organization, items, "posting", None, False, datetime.now(UTC)
-        ),
+        [
+            delivery.Message(
+                str(message_id), "post_journal", organization, items, "posting", None, False, datetime.now(UTC)
+            )
+        ],
     )
 
 
@@ -282,7 +284,7 @@ def test_a_message_that_came_back_and_waits_though_it_is_settled_breaks_nothing(
     items = [journal("again", ("till", "debit", 1), ("sales", "credit", 1))]
     deliver(worker, "acme", items, message_id=message_id)
     message = delivery.Message(str(message_id), "post_journal", "acme", items, "posting", None, True, datetime.now(UTC))
-    delivery.take(worker, message)  # its acknowledgement was lost
+    delivery.take(worker, [message])  # its acknowledgement was lost
 
     assert failed(report_of(books)) == set()
 

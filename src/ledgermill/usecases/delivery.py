@@ -1,4 +1,4 @@
-"""Delivery: what becomes of a message with jobs that a worker took from the broker."""
+"""Delivery: what becomes of messages with jobs that a worker took from the broker."""
 
 import json
 from collections import defaultdict
@@ -20,7 +20,7 @@ from ledgermill.storage.connections import Row
 from ledgermill.storage.inbox import Waiting
 from ledgermill.storage.quarantine import Unreadable
 from ledgermill.usecases import posting
-from ledgermill.usecases.posting import NotActive, Work
+from ledgermill.usecases.posting import MOST_LOGGED, NotActive, Work
 
 UNREADABLE_NAMESPACE = UUID("5f9c1f0e-4f0c-5c43-9d2a-1c7e5b0a6d11")
 
@@ -40,62 +40,96 @@ class Message(NamedTuple):
     taken_at: datetime
 
 
-def take(runtime: Runtime, message: Message) -> None:
-    """Settle the message's jobs, or keep it in the inbox for another try; when this returns, nothing of it can be lost.
+class _Delivery(NamedTuple):
+    """A message that was read: the batch that is to be settled of it."""
 
-    Raises: DatabaseUnavailable and other temporary failures, where not even the inbox could be written: then the
-    message has to go back to the broker.
+    message: Message
+    organization: Row
+    batch: Batch
+
+
+def take(runtime: Runtime, messages: Sequence[Message]) -> None:
+    """Settle the jobs of these messages, those of one organization together, or keep them in the inbox for another try.
+
+    When this returns, nothing of them can be lost.
+    Raises: DatabaseUnavailable and other temporary failures, where not even the inbox could be written: then all
+    messages have to go back to the broker.
     """
     timings = Timings()
+    with timings.phase("read"):
+        deliveries = _read_all(runtime, messages)
+    by_organization: defaultdict[int, list[_Delivery]] = defaultdict(list)
+    came_back = []
+    for delivery in deliveries:
+        if delivery.message.is_redelivered:
+            came_back.append(delivery)
+        else:
+            by_organization[delivery.organization["organization_id"]].append(delivery)
+    if came_back:
+        # Their worker may have died of one: from now on the database counts the attempts.
+        _keep(runtime, came_back, attempts=1, problem="came back from a worker that did not finish it")
+    for together in by_organization.values():
+        _settle(runtime, together, timings)
+        timings = Timings()
+
+
+def _settle(runtime: Runtime, together: Sequence[_Delivery], timings: Timings) -> None:
+    organization = together[0].organization
+    works = [Work(delivery.batch) for delivery in together]
     try:
-        organization = _organization(runtime, message.organization)
-        with timings.phase("read"):
-            batch = _read(message)
-    except LedgermillError as error:
-        _set_aside(runtime, message, error)
-        return
-    except Exception as error:
-        if failures.is_temporary(error):
-            raise
-        log.exception("a message that nobody foresaw", message=message.message_id)
-        _set_aside(runtime, message, InvalidField(field="the message", problem=type(error).__name__))
-        return
-    # First, so that whatever else the message meets, nothing is posted before its time.
-    later = [request for request in batch.requests if _is_later(request, message.taken_at)]
-    if later:
-        _keep_for_later(runtime, organization, message, batch, later)
-        batch = batch._replace(
-            requests=[request for request in batch.requests if not _is_later(request, message.taken_at)]
-        )
-    if not batch.requests:
-        return
-    if message.is_redelivered:
-        # Its worker may have died of it: from now on the database counts the attempts.
-        _keep(
-            runtime, organization, message, batch, attempts=1, problem="came back from a worker that did not finish it"
-        )
-        return
-    try:
-        plans = posting.settle(runtime, organization["organization_id"], [Work(batch)], timings)
+        plans = posting.settle(runtime, organization["organization_id"], works, timings)
     except NotActive as reason:
-        _keep(runtime, organization, message, batch, attempts=0, held=reason.state == "draining", problem=str(reason))
+        _keep(runtime, together, attempts=0, held=reason.state == "draining", problem=str(reason))
         return
     except Exception as error:
         if failures.is_temporary(error) or isinstance(error, LedgermillError):
             raise
         log.exception(
-            "a batch failed for a reason that is no job's fault; it waits in the inbox", batch=str(batch.batch_id)
+            "batches failed for a reason that is no job's fault; they wait in the inbox",
+            batches=[str(delivery.batch.batch_id) for delivery in together[:MOST_LOGGED]],
         )
-        _keep(runtime, organization, message, batch, attempts=1, problem=repr(error))
+        _keep(runtime, together, attempts=1, problem=repr(error))
         return
-    posting.tell(runtime, organization["code"], [batch.batch_id], plans, timings)
+    # Only our Producer knows the ids of its batches, so only they can be waited for.
+    batches = [work.batch.batch_id for work in works if work.batch.message_id is None]
+    posting.tell(runtime, organization["code"], batches, plans, timings)
 
 
-def _organization(runtime: Runtime, name: object) -> Row:
+def _read_all(runtime: Runtime, messages: Sequence[Message]) -> list[_Delivery]:
+    """What can be read of these messages and is due; what is due later is kept, what cannot be read is set aside."""
+    organizations_: dict[str, Row] = {}
+    deliveries = []
+    for message in messages:
+        try:
+            organization = _organization(runtime, message.organization, organizations_)
+            batch = _read(message)
+        except LedgermillError as error:
+            _set_aside(runtime, message, error)
+            continue
+        except Exception as error:
+            if failures.is_temporary(error):
+                raise
+            log.exception("a message that nobody foresaw", message=message.message_id)
+            _set_aside(runtime, message, InvalidField(field="the message", problem=type(error).__name__))
+            continue
+        # First, so that whatever else the message meets, nothing is posted before its time.
+        later = [request for request in batch.requests if _is_later(request, message.taken_at)]
+        if later:
+            _keep_for_later(runtime, _Delivery(message, organization, batch), later)
+            due = [request for request in batch.requests if not _is_later(request, message.taken_at)]
+            batch = batch._replace(requests=due)
+        if batch.requests:
+            deliveries.append(_Delivery(message, organization, batch))
+    return deliveries
+
+
+def _organization(runtime: Runtime, name: object, known: dict[str, Row]) -> Row:
     if not isinstance(name, str) or not name.isprintable():  # what PostgreSQL cannot hold names nobody
         raise OrganizationNotFound(organization=repr(name)[:100])
-    with runtime.engine.connect() as tx:
-        return organizations.find(tx, name)
+    if name not in known:
+        with runtime.engine.connect() as tx:
+            known[name] = organizations.find(tx, name)
+    return known[name]
 
 
 def _read(message: Message) -> Batch:
@@ -125,14 +159,12 @@ def _is_later(request: Request, now: datetime) -> bool:
     return isinstance(request, JournalRequest) and request.due_at is not None and request.due_at > now
 
 
-def _keep_for_later(
-    runtime: Runtime, organization: Row, message: Message, batch: Batch, later: Sequence[Request]
-) -> None:
+def _keep_for_later(runtime: Runtime, delivery: _Delivery, later: Sequence[Request]) -> None:
     by_time: defaultdict[datetime, list[Request]] = defaultdict(list)
     for request in later:
-        by_time[getattr(request, "due_at", None) or message.taken_at].append(request)
+        by_time[getattr(request, "due_at", None) or delivery.message.taken_at].append(request)
     rows = [
-        _row(organization, message, batch, requests, part=part, due_at=due_at, attempts=0)
+        _row(delivery, requests, part=part, due_at=due_at, attempts=0)
         for part, (due_at, requests) in enumerate(sorted(by_time.items()), 1)
     ]
     with runtime.engine.begin() as tx:
@@ -140,28 +172,33 @@ def _keep_for_later(
 
 
 def _keep(
-    runtime: Runtime,
-    organization: Row,
-    message: Message,
-    batch: Batch,
-    *,
-    attempts: int,
-    problem: str,
-    held: bool = False,
+    runtime: Runtime, deliveries: Sequence[_Delivery], *, attempts: int, problem: str, held: bool = False
 ) -> None:
-    row = _row(
-        organization, message, batch, batch.requests, part=0, due_at=message.taken_at, attempts=attempts, held=held
-    )
+    rows = [
+        _row(
+            delivery,
+            delivery.batch.requests,
+            part=0,
+            due_at=delivery.message.taken_at,
+            attempts=attempts,
+            held=held,
+        )
+        for delivery in deliveries
+    ]
     with runtime.engine.begin() as tx:
-        inbox.insert_waiting(tx, [row])
-    log.warning("kept in the inbox", batch=str(batch.batch_id), jobs=row.jobs, reason=problem)
-    runtime.broker.ring_for(organization["organization_uuid"])
+        inbox.insert_waiting(tx, rows)
+    log.warning(
+        "kept in the inbox",
+        batches=[str(row.batch_id) for row in rows[:MOST_LOGGED]],
+        jobs=sum(row.jobs for row in rows),
+        reason=problem,
+    )
+    for organization in {delivery.organization["organization_uuid"] for delivery in deliveries}:
+        runtime.broker.ring_for(organization)
 
 
 def _row(
-    organization: Row,
-    message: Message,
-    batch: Batch,
+    delivery: _Delivery,
     requests: Sequence[Request],
     *,
     part: int,
@@ -169,6 +206,7 @@ def _row(
     attempts: int,
     held: bool = False,
 ) -> Waiting:
+    message, organization, batch = delivery
     return Waiting(
         organization_id=organization["organization_id"],
         batch_id=batch.batch_id,
