@@ -14,6 +14,7 @@ from ledgermill.domain import ids
 from ledgermill.storage import connections
 from ledgermill.storage.charts import Charts
 from ledgermill.storage.connections import Engine
+from ledgermill.storage.organizations import Directory
 
 Role = Literal["owner", "worker", "api", "readonly"]
 
@@ -25,6 +26,7 @@ class Runtime:
         self.settings = settings
         self.role = role
         self.charts = Charts()
+        self.organizations = Directory()
         self.process_id = os.getpid()
 
     @cached_property

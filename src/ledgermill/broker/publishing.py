@@ -102,9 +102,9 @@ class Broker:
         """After a commit: wake who waits for these batches, and count."""
         try:
             with self.redis.pipeline(transaction=False) as pipeline:
+                pipeline.publish(SETTLED_CHANNEL, " ".join(str(batch) for batch in batches))
                 for name, amount in counters.items():
                     pipeline.hincrbyfloat(METRICS_KEY, name, amount)
-                pipeline.publish(SETTLED_CHANNEL, " ".join(str(batch) for batch in batches))
                 pipeline.execute()
         except redis.RedisError as error:
             log.warning(

@@ -1,15 +1,17 @@
 """Organizations: the tenants, their principals and currencies."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import RowMapping, any_, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ledgermill.errors import CurrencyMismatch, OrganizationExists, OrganizationNotFound
-from ledgermill.storage.connections import Transaction
+from ledgermill.storage.connections import Engine, Transaction
 from ledgermill.storage.tables import currency, inbox, organization, posting_lock, principal
 
+MOST_NAMES = 10_000
 BROKER_PRINCIPAL_ID = 1  # every organization's first principal: whoever may publish to the broker
 
 BY_NAME = select(organization).where(organization.c.code == bindparam("name"))
@@ -25,6 +27,43 @@ CURRENCIES = (
 WAITING = select(func.coalesce(func.sum(inbox.c.jobs - inbox.c.next_item), 0)).where(
     inbox.c.organization_id == bindparam("organization_id"), inbox.c.held.is_(False)
 )
+
+
+class Named(NamedTuple):
+    """The names of an organization, which it keeps for ever."""
+
+    organization_id: int
+    organization_uuid: UUID
+    code: str
+
+
+class Directory:
+    """The names of the organizations that this process has met; asks the database for the others."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str | int, Named] = {}
+
+    def find(self, engine: Engine, name: str) -> Named:
+        """An organization by its code or its UUID. Raises OrganizationNotFound."""
+        found = self._by_name.get(name)
+        if found is None:
+            with engine.connect() as tx:
+                found = self._remember(name, find(tx, name))
+        return found
+
+    def by_id(self, engine: Engine, organization_id: int) -> Named:
+        """An organization by its inner id."""
+        found = self._by_name.get(organization_id)
+        if found is None:
+            with engine.connect() as tx:
+                found = self._remember(organization_id, by_id(tx, organization_id))
+        return found
+
+    def _remember(self, name: str | int, row: RowMapping) -> Named:
+        if len(self._by_name) >= MOST_NAMES:
+            self._by_name.clear()
+        found = self._by_name[name] = Named(row["organization_id"], row["organization_uuid"], row["code"])
+        return found
 
 
 def create(tx: Transaction, values: Mapping[str, object]) -> int:

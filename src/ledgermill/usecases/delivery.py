@@ -16,8 +16,8 @@ from ledgermill.messages import routes
 from ledgermill.observability import Timings, logger
 from ledgermill.runtime import Runtime, new_batch_id
 from ledgermill.storage import failures, inbox, organizations, quarantine
-from ledgermill.storage.connections import Row
 from ledgermill.storage.inbox import Waiting
+from ledgermill.storage.organizations import Named
 from ledgermill.storage.quarantine import Unreadable
 from ledgermill.usecases import posting
 from ledgermill.usecases.posting import MOST_LOGGED, NotActive, Work
@@ -44,7 +44,7 @@ class _Delivery(NamedTuple):
     """A message that was read: the batch that is to be settled of it."""
 
     message: Message
-    organization: Row
+    organization: Named
     batch: Batch
 
 
@@ -64,7 +64,7 @@ def take(runtime: Runtime, messages: Sequence[Message]) -> None:
         if delivery.message.is_redelivered:
             came_back.append(delivery)
         else:
-            by_organization[delivery.organization["organization_id"]].append(delivery)
+            by_organization[delivery.organization.organization_id].append(delivery)
     if came_back:
         # Their worker may have died of one: from now on the database counts the attempts.
         _keep(runtime, came_back, attempts=1, problem="came back from a worker that did not finish it")
@@ -77,7 +77,7 @@ def _settle(runtime: Runtime, together: Sequence[_Delivery], timings: Timings) -
     organization = together[0].organization
     works = [Work(delivery.batch) for delivery in together]
     try:
-        plans = posting.settle(runtime, organization["organization_id"], works, timings)
+        plans = posting.settle(runtime, organization.organization_id, works, timings)
     except NotActive as reason:
         _keep(runtime, together, attempts=0, held=reason.state == "draining", problem=str(reason))
         return
@@ -92,16 +92,15 @@ def _settle(runtime: Runtime, together: Sequence[_Delivery], timings: Timings) -
         return
     # Only our Producer knows the ids of its batches, so only they can be waited for.
     batches = [work.batch.batch_id for work in works if work.batch.message_id is None]
-    posting.tell(runtime, organization["code"], batches, plans, timings)
+    posting.tell(runtime, organization.code, batches, plans, timings)
 
 
 def _read_all(runtime: Runtime, messages: Sequence[Message]) -> list[_Delivery]:
     """What can be read of these messages and is due; what is due later is kept, what cannot be read is set aside."""
-    organizations_: dict[str, Row] = {}
     deliveries = []
     for message in messages:
         try:
-            organization = _organization(runtime, message.organization, organizations_)
+            organization = _organization(runtime, message.organization)
             batch = _read(message)
         except LedgermillError as error:
             _set_aside(runtime, message, error)
@@ -123,13 +122,10 @@ def _read_all(runtime: Runtime, messages: Sequence[Message]) -> list[_Delivery]:
     return deliveries
 
 
-def _organization(runtime: Runtime, name: object, known: dict[str, Row]) -> Row:
+def _organization(runtime: Runtime, name: object) -> Named:
     if not isinstance(name, str) or not name.isprintable():  # what PostgreSQL cannot hold names nobody
         raise OrganizationNotFound(organization=repr(name)[:100])
-    if name not in known:
-        with runtime.engine.connect() as tx:
-            known[name] = organizations.find(tx, name)
-    return known[name]
+    return runtime.organizations.find(runtime.engine, name)
 
 
 def _read(message: Message) -> Batch:
@@ -193,7 +189,7 @@ def _keep(
         jobs=sum(row.jobs for row in rows),
         reason=problem,
     )
-    for organization in {delivery.organization["organization_uuid"] for delivery in deliveries}:
+    for organization in {delivery.organization.organization_uuid for delivery in deliveries}:
         runtime.broker.ring_for(organization)
 
 
@@ -208,10 +204,10 @@ def _row(
 ) -> Waiting:
     message, organization, batch = delivery
     return Waiting(
-        organization_id=organization["organization_id"],
+        organization_id=organization.organization_id,
         batch_id=batch.batch_id,
         part=part,
-        lane=routes.lane_of(organization["organization_uuid"]),
+        lane=routes.lane_of(organization.organization_uuid),
         kind=message.kind,
         payload=posting_messages.as_json([request.asked for request in requests]),
         jobs=len(requests),

@@ -12,7 +12,7 @@ from ledgermill.errors import DatabaseUnavailable, Quarantined
 from ledgermill.messages import posting as posting_messages
 from ledgermill.observability import Timings, logger
 from ledgermill.runtime import Runtime, now
-from ledgermill.storage import failures, inbox, organizations
+from ledgermill.storage import failures, inbox
 from ledgermill.storage.inbox import Waiting
 from ledgermill.usecases import posting
 from ledgermill.usecases.posting import MOST_DEATHS, NotActive, Work
@@ -119,8 +119,7 @@ def _settle_rows(runtime: Runtime, organization_id: int, rows: Sequence[Waiting]
 def _tell(
     runtime: Runtime, organization_id: int, works: Sequence[Work], plans: Sequence[Plan], timings: Timings
 ) -> None:
-    with runtime.engine.connect() as tx:
-        code = organizations.by_id(tx, organization_id)["code"]
+    code = runtime.organizations.by_id(runtime.engine, organization_id).code
     posting.tell(runtime, code, {work.batch.batch_id for work in works}, plans, timings)
 
 
