@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     )
     sweep_every_s: float = Field(3.0, gt=0, description="How often beat looks for accepted jobs that nobody works on.")
     visibility_timeout_s: int = Field(
-        30, ge=5, description="After this long, Redis hands an unacknowledged message out again."
+        30, ge=5, description="After this long, messages that a worker took and did not settle go to another."
     )
     task_time_limit_s: int = Field(20, ge=2, description="A pool child that works longer on one message is ended.")
     wait_s: float = Field(5.0, ge=0, le=60, description="How long a write over HTTP waits for its outcome by default.")

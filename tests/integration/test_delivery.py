@@ -413,3 +413,123 @@ def test_a_message_that_fails_for_a_reason_that_nobody_foresaw_is_kept(
     kept = take_unreadable(books.worker.broker.redis, limit=10)
     assert [(message.queue, message.reason) for message in kept] == [("posting", "RuntimeError in the worker")]
     assert b'"idempotency_key": "a"' in kept[0].raw
+
+
+class Drain:
+    """The drain as a pool process runs it, but in this process; each with a taker of its own."""
+
+    def __init__(self, books: Books) -> None:
+        self.books = books
+        self.redis: Any = books.worker.broker.redis
+
+    def publish(self, *journals: dict[str, Any]) -> None:
+        for one in journals:
+            self.books.worker.broker.celery.send_task(
+                "ledgermill.post_journals", kwargs={"organization": "acme", "journals": [one]}, queue="posting"
+            )
+
+    def run(self) -> list[posting_tasks.Shown]:
+        return posting_tasks.drain("posting", str(new_batch_id()))
+
+    def taken(self) -> int:
+        return sum(self.redis.llen(key) for key in self.redis.keys("ledgermill:taken:posting:*"))
+
+
+@pytest.fixture
+def drain(books: Books, monkeypatch: pytest.MonkeyPatch) -> Drain:
+    monkeypatch.setattr(posting_tasks, "runtime", lambda: books.worker)
+    monkeypatch.setattr(posting_tasks, "PAUSE_S", 0.0)
+    return Drain(books)
+
+
+def test_what_a_drain_settled_is_gone_from_the_broker(drain: Drain, books: Books) -> None:
+    drain.publish(journal("a"), journal("b"))
+
+    shown = drain.run()
+
+    assert [(one.task, one.contents) for one in shown] == [("ledgermill.post_journals", "2 journals, acme, 2 messages")]
+    assert books.outcomes() == {"a": "posted", "b": "posted"}
+    assert (drain.redis.llen("posting"), drain.taken()) == (0, 0)
+
+
+def test_a_drain_without_memory_leaves_its_messages_and_they_come_again_as_redelivered(
+    drain: Drain, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain.publish(journal("a"))
+    with monkeypatch.context() as context:
+
+        def no_memory(*_: object) -> None:
+            raise MemoryError
+
+        context.setattr(delivery, "take", no_memory)
+        drain.run()
+    assert (drain.redis.llen("posting"), drain.taken()) == (0, 1)
+
+    drain.run()
+
+    assert books.inbox() == []  # its ring was in the queue by then
+    assert books.outcomes() == {"a": "posted"}
+    assert drain.taken() == 0
+
+
+def test_a_drain_without_database_gives_its_messages_back_as_if_never_taken(
+    drain: Drain, books: Books, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = type(settings.database_url)("postgresql://127.0.0.1:1/none")
+    nobody = settings.model_copy(update={"worker_database_url": None, "database_url": away})
+    drain.publish(journal("a"), journal("b"))
+    before = drain.redis.lrange("posting", 0, -1)
+    with monkeypatch.context() as context:
+        context.setattr(posting_tasks, "runtime", lambda: Runtime(nobody, role="worker"))
+        drain.run()
+    assert drain.redis.lrange("posting", 0, -1) == before
+    assert drain.taken() == 0
+
+    drain.run()
+
+    assert books.outcomes() == {"a": "posted", "b": "posted"}
+    assert books.inbox() == []  # no attempt was counted
+
+
+def test_what_fails_in_a_drain_for_a_reason_that_nobody_foresaw_is_kept_byte_for_byte(
+    drain: Drain, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain.publish(journal("a"))
+    raw = drain.redis.lindex("posting", 0)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(delivery, "take", fail)
+    drain.run()
+
+    kept = take_unreadable(books.worker.broker.redis, limit=10)
+    assert [(message.raw, message.reason) for message in kept] == [(raw, "RuntimeError in the worker")]
+    assert drain.taken() == 0
+
+
+def test_what_cannot_even_be_set_aside_stays_in_the_broker(drain: Drain, monkeypatch: pytest.MonkeyPatch) -> None:
+    drain.redis.lpush("posting", b"rubbish")
+    monkeypatch.setattr(posting_tasks, "put_aside", lambda *_, **__: False)
+
+    drain.run()
+
+    assert drain.taken() == 1
+
+
+def test_messages_of_more_organizations_than_there_is_time_for_wait_in_the_inbox(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with books.owner.engine.begin() as tx:
+        organizations.create(tx, code="other", name="Other", base_currency="EUR", time_zone="UTC")
+        charts.open_chart(tx, 2, [(item["code"], item) for item in CHART], principal_id=1)  # type: ignore[misc]
+    monkeypatch.setattr(delivery, "SETTLING_ENDS_AFTER", 0)
+
+    delivery.take(
+        books.worker, [books.message(journal("a")), books.message(journal("b"))._replace(organization="other")]
+    )
+
+    assert books.outcomes() == {"a": "posted"}
+    assert books.inbox() == [(1, 0, 0)]
+    books.look()
+    assert books.outcomes() == {"a": "posted", "b": "posted"}

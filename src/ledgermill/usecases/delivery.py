@@ -1,6 +1,7 @@
 """Delivery: what becomes of messages with jobs that a worker took from the broker."""
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,6 +23,7 @@ from ledgermill.storage.quarantine import Unreadable
 from ledgermill.usecases import posting
 from ledgermill.usecases.posting import MOST_LOGGED, NotActive, Work
 
+SETTLING_ENDS_AFTER = 0.25  # of the time that a task has: the time limit would count as a death of what is at work
 UNREADABLE_NAMESPACE = UUID("5f9c1f0e-4f0c-5c43-9d2a-1c7e5b0a6d11")
 
 log = logger(__name__)
@@ -68,7 +70,11 @@ def take(runtime: Runtime, messages: Sequence[Message]) -> None:
     if came_back:
         # Their worker may have died of one: from now on the database counts the attempts.
         _keep(runtime, came_back, attempts=1, problem="came back from a worker that did not finish it")
-    for together in by_organization.values():
+    give_up_at = time.monotonic() + SETTLING_ENDS_AFTER * runtime.settings.task_time_limit_s
+    for place, together in enumerate(by_organization.values()):
+        if place and time.monotonic() > give_up_at:
+            _keep(runtime, together, attempts=0, problem="messages of many organizations came at once")
+            continue
         _settle(runtime, together, timings)
         timings = Timings()
 
