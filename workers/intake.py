@@ -5,10 +5,13 @@ memory only until it is noted as unacknowledged. Here the main process only lear
 moves it, see `ledgermill.broker.intake`.
 """
 
+import contextlib
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 from uuid import uuid4
 
 from celery import bootsteps
@@ -21,6 +24,8 @@ from workers.unreadable import BROKER_ERRORS, log
 
 LOOK_EVERY_S = 1.0  # for what no push announces: lists of takers that died, and messages with a priority
 WATCH_AGAIN_AFTER_S = 0.003  # by then the pool process has taken what waits
+STUCK_AFTER = 3  # times the limit of a task, which should have ended any that is stuck
+EXIT_STUCK = 70
 WAIT_S = 5
 SILENCE_S = 3 * WAIT_S
 
@@ -39,6 +44,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
         self.redis = publishing.redis_client(settings().broker_url.get_secret_value())
         self.watches: dict[str, Watch] = {}
         self.draining: Counter[str] = Counter()
+        self.progressed_at = time.monotonic()
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:  # noqa: ARG002 - Celery's protocol
         """Celery calls this each time that it is connected to the broker."""
@@ -60,10 +66,17 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
         self.watches = {}
 
     def _look(self) -> None:
+        is_due = False
         for queue, watch in self.watches.items():
             watch.look()
-            if not self.draining[queue] and watch.is_waiting():
-                self._drain(queue)
+            if watch.is_waiting():
+                is_due = True
+                if not self.draining[queue]:
+                    self._drain(queue)
+        if not is_due:
+            self.progressed_at = time.monotonic()
+        elif time.monotonic() - self.progressed_at > STUCK_AFTER * settings().task_time_limit_s:
+            end_worker(self.consumer.pool)
 
     def _drain(self, queue: str) -> None:
         """Have one pool process more drain the queue, once one is free."""
@@ -81,6 +94,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
 
         def ended(shown: Sequence[Any]) -> None:
             self.draining[queue] -= 1
+            self.progressed_at = time.monotonic()
             self._show(shown)
             self._watch(queue)
 
@@ -117,6 +131,15 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
             )
             events.send("task-started", uuid=message_id, timestamp=started_at)
             events.send("task-succeeded", uuid=message_id, result="None", runtime=runtime_s, timestamp=ended_at)
+
+
+def end_worker(pool: Any) -> NoReturn:
+    """The watchdog's last step: whoever started this worker starts it again. What it had taken comes again."""
+    log.critical("messages wait, but no pool process has ended a turn for long: the worker ends")
+    for pid in (pool.info or {}).get("processes", ()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    os._exit(EXIT_STUCK)
 
 
 class Watch:
