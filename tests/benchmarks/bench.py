@@ -1,250 +1,174 @@
-"""`make bench`: how many journals a second go from the broker into the books, beside the floor of the same server.
-
-bulk_journals_per_s: messages of 1,000 two-entry journals, published through Redis by our Producer, over 1,000 leaves in
-a four-level tree with everything on, from the first publish until all are posted.
-floor_journals_per_s: raw COPY of the same job and entry rows into tables with the same indexes, in batches of 1,000 on
-one connection, with no balances and no rules.
-Each is measured several times in turn, on durable settings; the figures are medians.
+"""`make bench`: how fast ledgermill is, each figure beside a floor or a rival of the same run. docs/performance.md
+explains the figures. Exit code 1: the books are wrong afterwards, or a ratio is worse than the baseline allows.
 """
 
 import argparse
 import json
-import os
-import platform
-import random
-import secrets
-import shutil
-import signal
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Final, NamedTuple
 
-import psycopg
-from rich.console import Console
-from rich.table import Table
+import figures
+import latency
+import model
+import over_http
+import posting
+import report
+import scale
+import singles
+import system as system_
+from figures import Summary
+from system import System
 
-from ledgermill import Producer
-from ledgermill.config import Settings, with_login
-from ledgermill.domain.plans import PostedEntry, PostedJob
-from ledgermill.embedded import postgres, redis
-from ledgermill.runtime import Runtime
-from ledgermill.storage import connections, migrations, roles
-from ledgermill.usecases import charts, organizations, verify
+BASELINE: Final = Path(__file__).with_name("baseline.json")
+SECTIONS: Final = ("posting", "singles", "latency", "http", "scale")
+LEAST_RUNS: Final = 3  # for medians that are compared
+WARM_UP: Final = 0.3  # of the sizes: a first run that does not count, since it is slower
+LATENCY_LOAD: Final = 0.1  # of the bulk rate
 
-LEAVES = 1_000
-BATCH = 1_000
-POOL = 2
-ORGANIZATION = "bench"
+
+class Sizes(NamedTuple):
+    """How much each run measures."""
+
+    journals: int = 100_000
+    scale_journals: int = 100_000
+    http_journals: int = 50_000
+    single_messages: int = 20_000
+    no_ops: int = 5_000
+    round_trips: int = 200
+    latency_s: float = 5.0
+    http_s: float = 3.0
+
+    def times(self, share: float) -> "Sizes":
+        """Smaller ones; journals stay whole messages."""
+        shares = {name: value * share for name, value in self._asdict().items()}
+        thousands = ("journals", "scale_journals", "http_journals", "single_messages", "no_ops")
+        return Sizes(
+            **{name: max(1_000, int(shares[name]) // 1_000 * 1_000) for name in thousands},
+            round_trips=max(20, int(shares["round_trips"])),
+            latency_s=max(1.0, shares["latency_s"]),
+            http_s=max(1.0, shares["http_s"]),
+        )
+
+
+class Run(NamedTuple):
+    """The figures of one run, and the profile of its bulk."""
+
+    figures: dict[str, float]
+    profile: dict[str, float]
 
 
 def main() -> None:
     arguments = _arguments()
-    home = Path(tempfile.mkdtemp(prefix="ledgermill-bench-"))
-    try:
-        settings = _system(home)
-        with _worker(settings, home):
-            runs = [_run(settings, run, arguments.journals) for run in range(arguments.runs)]
-        with psycopg.connect(settings.database_url.get_secret_value()) as connection:
-            durable = {
-                name: connection.execute(f"SHOW {name}").fetchone()[0]  # type: ignore[index]
-                for name in ("fsync", "synchronous_commit", "full_page_writes", "server_version", "shared_buffers")
-            }
-        report = verify.verify(Runtime(settings, role="readonly").engine)
-    finally:
-        redis.discard(home)
-        postgres.discard(home)
-        shutil.rmtree(home, ignore_errors=True)
-    if not report.is_clean:
-        sys.exit(report.as_text())
-    _publish(runs, {**durable, "journals_per_run": arguments.journals, "runs": arguments.runs, **_machine()})
-
-
-def _run(settings: Settings, run: int, journals: int) -> dict[str, float]:
-    messages = [list(_journals(run, start)) for start in range(0, journals, BATCH)]
-    before = _posted(settings)
-    cpu_before = _cpu_s()
-    phases_before = _phases_s(settings)
     started = time.perf_counter()
-    with Producer(settings.broker_url.get_secret_value(), ORGANIZATION, most_in_a_message=BATCH) as producer:
-        for message in messages:
-            producer.post_many(message)
-        published_s = time.perf_counter() - started
-        while (posted := _posted(settings) - before) < journals:
-            if time.perf_counter() - started > 300:
-                sys.exit(f"only {posted} of {journals} journals were posted within 300 s")
-            time.sleep(0.02)
-    bulk_s = time.perf_counter() - started
-    bulk = journals / bulk_s
-    phases_s = {phase: seconds - phases_before.get(phase, 0.0) for phase, seconds in _phases_s(settings).items()}
-    cpu_share = (_cpu_s() - cpu_before) / bulk_s / (os.cpu_count() or 1)
-    floor = _floor(settings, journals)
-    figures = {
-        "bulk_journals_per_s": bulk,
-        "floor_journals_per_s": floor,
-        "bulk_over_floor": bulk / floor,
-        "publish_journals_per_s": journals / published_s,
-        "machine_cpu_share": cpu_share,
-        **{f"{phase}_us_per_journal": seconds / journals * 1e6 for phase, seconds in phases_s.items()},
-    }
-    print(f"run {run + 1}: " + ", ".join(f"{name} {value:,.2f}" for name, value in figures.items()), flush=True)
-    return figures
+    sections = arguments.only or SECTIONS
+    sizes = Sizes().times(0.1) if arguments.quick else Sizes()
+    with system_.running() as system:
+        runs = _measure(system, sizes, runs=1 if arguments.quick else arguments.runs, sections=sections)
+        settings = {**system.shown_settings(), **sizes._asdict(), "runs": len(runs), "sections": list(sections)}
+        deadlocks = posting.deadlocks(system)
+        is_clean = system.is_clean()
+    for run in runs:
+        run.figures["deadlocks"] = deadlocks
+    found = figures.summarize([run.figures for run in runs])
+    profile = figures.summarize([run.profile for run in runs])
+    extrapolated = _extrapolate(found) if "scale" in sections else []
+    settings |= {"is_clean": is_clean, "took_s": round(time.perf_counter() - started)}
+    is_whole = not arguments.quick and not arguments.only and len(runs) >= LEAST_RUNS
+    path = report.BENCH if is_whole else report.BENCH.with_stem("bench-part")
+    report.write(path, found, settings=settings, profile=profile, model=extrapolated)
+    if is_whole:
+        report.add_growth()
+    report.show(found, profile=profile, model=extrapolated)
+    print(f"{path} was written; verify is {'clean' if is_clean else 'NOT CLEAN'}; {settings['took_s']} s")
+    if not is_clean:
+        sys.exit("the books are wrong after the runs")
+    if is_whole:
+        _compare(found, accept=arguments.accept)
 
 
-def _floor(settings: Settings, journals: int) -> float:
-    """The last run's own rows, copied again into empty tables with the same indexes."""
-    job_columns, entry_columns = ", ".join(PostedJob._fields), ", ".join(PostedEntry._fields)
-    with psycopg.connect(settings.database_url.get_secret_value()) as connection:
-        connection.execute("DROP TABLE IF EXISTS floor_job, floor_entry")
-        connection.execute("CREATE TABLE floor_job (LIKE ledgermill.job INCLUDING ALL)")
-        connection.execute("CREATE TABLE floor_entry (LIKE ledgermill.entry INCLUDING ALL)")
-        last = connection.execute("SELECT max(position) FROM ledgermill.job").fetchone()[0]  # type: ignore[index]
-        jobs = connection.execute(
-            f"SELECT {job_columns} FROM ledgermill.job WHERE position > %s ORDER BY position", [last - journals]
-        ).fetchall()
-        entries = connection.execute(
-            f"SELECT {entry_columns} FROM ledgermill.entry WHERE position > %s ORDER BY position, line",
-            [last - journals],
-        ).fetchall()
-        connection.commit()
-        rows = [(*row[:-2], *("{" + ",".join(map(str, places)) + "}" for places in row[-2:])) for row in jobs]
-        started = time.perf_counter()
-        for start in range(0, journals, BATCH):
-            with connection.cursor() as cursor:
-                with cursor.copy(f"COPY floor_job ({job_columns}) FROM STDIN") as copy:
-                    for row in rows[start : start + BATCH]:
-                        copy.write_row(row)
-                with cursor.copy(f"COPY floor_entry ({entry_columns}) FROM STDIN") as copy:
-                    for row in entries[2 * start : 2 * (start + BATCH)]:
-                        copy.write_row(row)
-            connection.commit()
-        return journals / (time.perf_counter() - started)
+def _measure(system: System, sizes: Sizes, *, runs: int, sections: tuple[str, ...]) -> list[Run]:
+    """All runs: the sections with one worker first, in turn, then those of two workers."""
+    found = [Run({}, {}) for _ in range(runs)]
+    posting.open_organizations(system)
+    if set(sections) - {"scale"}:
+        with ExitStack() as stack:
+            stack.enter_context(system_.worker(system))
+            url = stack.enter_context(system_.api(system)) if "http" in sections else ""
+            _one_worker(system, sizes.times(WARM_UP), Run({}, {}), "warm", sections, url)
+            for number, run in enumerate(found, 1):
+                _one_worker(system, sizes, run, f"run{number}", sections, url)
+    if "scale" in sections:
+        by_lane = scale.open_organizations(system)
+        with scale.two_workers(system):
+            scale.measure(system, by_lane, sizes.times(WARM_UP).scale_journals, "warm")
+            for number, run in enumerate(found, 1):
+                system.checkpoint()
+                run.figures.update(scale.measure(system, by_lane, sizes.scale_journals, f"run{number}"))
+                _say(f"run{number}: scale")
+    return found
 
 
-def _journals(run: int, start: int) -> Iterator[dict[str, Any]]:
-    chance = random.Random(f"{run}-{start}")
-    for number in range(start, start + BATCH):
-        amount = chance.randrange(1, 1_000_000)
-        debit, credit = chance.sample(range(LEAVES), 2)
-        yield {
-            "idempotency_key": f"bench-{run}-{number}",
-            "transaction": {"type": "payment", "description": "bench"},
-            "entries": [
-                {"ledger_code": f"LEAF-{debit:04}", "type": "debit", "amount": amount},
-                {"ledger_code": f"LEAF-{credit:04}", "type": "credit", "amount": amount},
-            ],
-        }
-
-
-def _phases_s(settings: Settings) -> dict[str, float]:
-    """Seconds that the workers have spent in each phase so far; `lock` counts the wait for the posting lock."""
-    broker = Runtime(settings, role="worker").broker
-    counters, _ = broker.counters_and_lengths([])
-    broker.close()
-    prefix = "seconds:"
-    return {name.removeprefix(prefix): value for name, value in counters.items() if name.startswith(prefix)}
-
-
-def _posted(settings: Settings) -> int:
-    with psycopg.connect(settings.database_url.get_secret_value()) as connection:
-        row = connection.execute("SELECT sum(next_position - 1)::bigint FROM ledgermill.posting_lock").fetchone()
-        return int(row[0]) if row else 0
-
-
-def _system(home: Path) -> Settings:
-    """Servers, an organization, and 1,000 leaves below 50 groups below 5 classes below a root, all with a floor."""
-    server, broker = postgres.start(home), redis.start(home)
-    owner = connections.engine(server.url)
-    migrations.upgrade(owner)
-    passwords = {role: secrets.token_urlsafe(12) for role in roles.LOGINS}
-    with owner.begin() as tx:
-        roles.set_passwords(tx, passwords)
-        organizations.create(tx, code=ORGANIZATION, name="Bench", base_currency="EUR", time_zone="UTC")
-    chart: list[dict[str, Any]] = [{"code": "ROOT", "type": "asset"}]
-    chart += [{"code": f"CLASS-{number}", "parent_ledger_code": "ROOT"} for number in range(5)]
-    chart += [{"code": f"GROUP-{number:02}", "parent_ledger_code": f"CLASS-{number % 5}"} for number in range(50)]
-    chart += [
-        {
-            "code": f"LEAF-{number:04}",
-            "parent_ledger_code": f"GROUP-{number % 50:02}",
-            "overdraft_enabled": True,
-            "overdraft_limit": 10**15,
-        }
-        for number in range(LEAVES)
-    ]
-    with owner.begin() as tx:
-        charts.open_chart(tx, 1, [(item["code"], item) for item in chart], principal_id=1)  # type: ignore[misc]
-    owner.dispose()
-    logins = {name: with_login(server.url, user=name, password=password) for name, password in passwords.items()}
-    return Settings(
-        database_url=server.url,  # type: ignore[arg-type]
-        broker_url=broker.url,  # type: ignore[arg-type]
-        worker_database_url=logins[roles.WORKER],  # type: ignore[arg-type]
-        read_only_database_url=logins[roles.READ_ONLY],  # type: ignore[arg-type]
-        log_level="WARNING",
-    )
-
-
-@contextmanager
-def _worker(settings: Settings, home: Path) -> Iterator[None]:
-    """One posting worker as the README starts it."""
-    beat = home / "heartbeat"
-    variables = {
-        **os.environ,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "WORKER_DATABASE_URL": settings.url_of("worker"),
-        "BROKER_URL": settings.broker_url.get_secret_value(),
-        "LOG_LEVEL": "WARNING",
-        "LEDGERMILL_HEARTBEAT_FILE": str(beat),
-    }
-    command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", "posting", "-c", str(POOL)]
-    process = subprocess.Popen([*command, "--without-gossip", "--without-mingle"], env=variables)
-    try:
-        deadline = time.monotonic() + 30
-        while not beat.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit("the worker did not start")
-            time.sleep(0.1)
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-def _publish(runs: list[dict[str, float]], settings: dict[str, Any]) -> None:
-    figures = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-    build = Path(__file__).parents[2] / "build"
-    build.mkdir(exist_ok=True)
-    (build / "bench.json").write_text(json.dumps({"figures": figures, "settings": settings, "runs": runs}, indent=2))
-    table = Table("figure", "median", "lowest", "highest", title="ledgermill bench")
-    for name, value in figures.items():
-        values = [run[name] for run in runs]
-        table.add_row(
-            name,
-            *(f"{number:,.3f}" if number < 10 else f"{number:,.0f}" for number in (value, min(values), max(values))),
+def _one_worker(system: System, sizes: Sizes, run: Run, name: str, sections: tuple[str, ...], url: str) -> None:
+    system.checkpoint()
+    if "posting" in sections:
+        found, profile = posting.measure(system, sizes.journals, name)
+        run.figures.update(found)
+        run.profile.update(profile)
+        _say(f"{name}: posting")
+    if "singles" in sections:
+        run.figures.update(singles.measure(system, ours=sizes.single_messages, no_ops=sizes.no_ops, run=name))
+        _say(f"{name}: singles")
+    if {"latency", "http"} & set(sections) and "bulk_journals_per_s" not in run.figures:
+        used = posting.bulk(system, posting.UNIFORM, f"{name}-bulk", sizes.journals)
+        run.figures["bulk_journals_per_s"] = sizes.journals / used["seconds"]
+    if "latency" in sections:
+        rate = run.figures["bulk_journals_per_s"] * LATENCY_LOAD
+        run.figures.update(latency.measure(system, journals_per_s=rate, seconds=sizes.latency_s, run=name))
+        _say(f"{name}: latency")
+    if "http" in sections:
+        found = over_http.measure(
+            system,
+            url,
+            round_trips=sizes.round_trips,
+            journals=sizes.http_journals,
+            seconds=sizes.http_s,
+            run=name,
         )
-    Console().print(table)
+        found["ndjson_over_bulk"] = found["ndjson_journals_per_s"] / run.figures["bulk_journals_per_s"]
+        run.figures.update(found)
+        _say(f"{name}: http")
 
 
-def _machine() -> dict[str, Any]:
-    return {"python": platform.python_version(), "cpus": os.cpu_count(), "machine": platform.machine(), "pool": POOL}
+def _extrapolate(found: dict[str, Summary]) -> list[dict[str, float]]:
+    service = model.Service(*(found[f"model_{name}_ms"].median / 1000 for name in ("parallel", "serial", "cpu")))
+    return scale.extrapolate(service, batch_journals=found["model_batch_journals"].median)
 
 
-def _cpu_s() -> float:
-    """CPU seconds of the whole machine so far, in use."""
-    ticks = [int(field) for field in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:8]]
-    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+def _compare(found: dict[str, Summary], *, accept: bool) -> None:
+    if accept:
+        BASELINE.write_text(json.dumps(figures.new_baseline(found), indent=2) + "\n", encoding="utf-8")
+        print(f"{BASELINE.name} holds the ratios of this run from now on")
+        return
+    baseline = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else {}
+    if not baseline:
+        print("no baseline to compare with: accept one with --accept")
+    if worse := figures.regressions({name: summary.median for name, summary in found.items()}, baseline):
+        sys.exit("\n".join(worse))
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--journals", type=int, default=50_000, help="in each run")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=3, help="that count, after one that does not")
+    parser.add_argument("--quick", action="store_true", help="one run of a tenth of the size; compared with nothing")
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="these sections, compared with nothing")
+    parser.add_argument("--accept", action="store_true", help="make the ratios of this run the baseline")
     return parser.parse_args()
 
 
