@@ -23,7 +23,8 @@ from ledgermill.messages import routes
 from workers.unreadable import BROKER_ERRORS, log
 
 LOOK_EVERY_S = 1.0  # for what no push announces: lists of takers that died, and messages with a priority
-WATCH_AGAIN_AFTER_S = 0.003  # by then the pool process has taken what waits
+WATCH_AGAIN_AFTER_S = 0.005  # by then the pool process has taken what waits
+BYTES_FOR_ANOTHER = 200_000  # some hundred journals: with less, two would only wait for each other's posting lock
 STUCK_AFTER = 3  # times the limit of a task, which should have ended any that is stuck
 EXIT_STUCK = 70
 WAIT_S = 5
@@ -72,22 +73,32 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
             if watch.is_waiting():
                 is_due = True
                 if not self.draining[queue]:
-                    self._drain(queue)
+                    self._drain(queue, 0)
         if not is_due:
             self.progressed_at = time.monotonic()
         elif time.monotonic() - self.progressed_at > STUCK_AFTER * settings().task_time_limit_s:
             end_worker(self.consumer.pool)
 
-    def _drain(self, queue: str) -> None:
-        """Have one pool process more drain the queue, once one is free."""
-        if self.draining[queue] >= self.consumer.pool.num_processes:
+    def _drain(self, queue: str, message_bytes: int) -> None:
+        """Have one pool process more drain the queue, once one is free; a second only where much waits."""
+        at_work = self.draining[queue]
+        if at_work >= self.consumer.pool.num_processes:
             return  # the first that ends looks again
+        if at_work and self._waiting(queue) * message_bytes < BYTES_FOR_ANOTHER:
+            self.consumer.hub.call_later(WATCH_AGAIN_AFTER_S, self._watch, queue)
+            return
         self.draining[queue] += 1
         slots = self.consumer.controller.semaphore
         if slots is None:  # a pool without processes
             self._apply(queue)
         else:
             slots.acquire(self._apply, queue)
+
+    def _waiting(self, queue: str) -> int:
+        try:
+            return int(self.redis.llen(queue))
+        except BROKER_ERRORS:
+            return 0
 
     def _apply(self, queue: str) -> None:
         taker = str(uuid4())
@@ -105,7 +116,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
                 intake.Intake(self.redis, queue, taker=taker, lease_s=0).leave()
             except BROKER_ERRORS:
                 log.warning("what it had taken comes again when its lease ends: queue=%s", queue)
-            self._drain(queue)
+            self._drain(queue, 0)
 
         from workers.posting import drain  # noqa: PLC0415 - that module needs the app, which has this step
 
@@ -145,7 +156,7 @@ def end_worker(pool: Any) -> NoReturn:
 class Watch:
     """Tells when a queue holds something, and leaves it there: it waits to move the last message to where it is."""
 
-    def __init__(self, client: Redis, queue: str, hub: Any, *, on_message: Callable[[str], None]) -> None:
+    def __init__(self, client: Redis, queue: str, hub: Any, *, on_message: Callable[[str, int], None]) -> None:
         self.queue = queue
         self._redis = client
         self._hub = hub
@@ -196,7 +207,7 @@ class Watch:
         if answer is None:
             self.look()
         else:
-            self._on_message(self.queue)
+            self._on_message(self.queue, len(answer))
 
     def _fail(self, error: BaseException) -> None:
         log.warning("the queue cannot be watched: queue=%s reason=%s", self.queue, type(error).__name__)
