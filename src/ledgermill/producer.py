@@ -10,8 +10,9 @@ their inbox, and publishes the others again; a job that arrives twice has one ef
 
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
@@ -28,6 +29,7 @@ from ledgermill.messages.jobs import MOST_KEYS
 from ledgermill.runtime import new_batch_id
 
 MOST_IN_A_MESSAGE: Final = 2_000
+CHECKED_AT_ONCE: Final = 100  # with more, the garbage collector takes as long as the checks
 LOOK_EVERY_S: Final = 0.5
 PUBLISH_AGAIN_AFTER_S: Final = 5.0
 
@@ -47,19 +49,15 @@ class Confirmation(NamedTuple):
     missing: list[str]
 
 
-class _Published(NamedTuple):
-    kind: str
-    text: bytes
-    at: float
+class _Message:
+    """Jobs of one kind that are published together: the key of each, and each as JSON."""
 
-
-class _Gathering:
-    """Items of one kind that wait to be published together."""
-
-    def __init__(self) -> None:
+    def __init__(self, kind: str, keys: list[str], texts: list[bytes]) -> None:
+        self.kind = kind
         self.batch_id = new_batch_id()
-        self.started = time.monotonic()
-        self.items: list[tuple[str, bytes]] = []
+        self.keys = keys
+        self.texts = texts
+        self.published_at = time.monotonic()
 
 
 class Producer:
@@ -68,8 +66,10 @@ class Producer:
     Args:
         broker_url: where workers listen.
         organization: its code or its id.
-        api_url, api_key: where to ask what has arrived (scope read); needed by `confirm` only.
-        linger_s: how long a single call waits for others to go with.
+        api_url, api_key: where to ask what has arrived (scope read). With them every job is kept until `confirm` has
+            seen it arrive, so call that from time to time; without them a publish that fails is the caller's to repeat.
+        linger_s: how long a single call waits for others to go with. Shorter is sooner posted, but makes more
+            messages of a steady stream; each costs a quarter of a millisecond here, and more at the worker.
         most_in_a_message: at how many it waits no longer; 1 to 2,000.
         queue: the posting queue, or the organization's lane.
     """
@@ -81,7 +81,7 @@ class Producer:
         *,
         api_url: str | None = None,
         api_key: str | None = None,
-        linger_s: float = 0.01,
+        linger_s: float = 0.003,
         most_in_a_message: int = 1_000,
         queue: str = routes.POSTING_QUEUE,
     ) -> None:
@@ -97,8 +97,10 @@ class Producer:
         )
         self._lock = threading.Lock()
         self._publishing = threading.Lock()
-        self._gathering: defaultdict[str, _Gathering] = defaultdict(_Gathering)
-        self._unconfirmed: dict[str, _Published] = {}
+        self._gathering: dict[str, _Message] = {}  # by kind
+        self._ready: deque[_Message] = deque()
+        self._unconfirmed: dict[str, _Message] = {}  # by key
+        self._waiting = threading.Event()  # set: something lingers
         self._closed = threading.Event()
         self._clock = threading.Thread(target=self._publish_what_lingers, name="ledgermill-producer", daemon=True)
         self._clock.start()
@@ -112,30 +114,32 @@ class Producer:
         return self._gather(UPDATE_BALANCE, update)
 
     def post_many(self, journals: Iterable[Mapping[str, Any]]) -> list[Handle]:
-        """Publish journals at once, as many to a message as allowed, in their order.
+        """Publish journals at once, as many to a message as allowed, in their order and after what was gathered.
 
         Raises what is wrong with one, before any is sent; or BrokerUnavailable: then `confirm` sends again what is
         missing of all of them.
         """
-        given = list(journals)
-        items = list(zip(posting.require_readable(POST_JOURNAL, given), given, strict=True))
-        messages = []
-        for start in range(0, len(items), self.most_in_a_message):
-            gathering = _Gathering()
-            gathering.items = [(key, _as_json(item)) for key, item in items[start : start + self.most_in_a_message]]
-            messages.append(gathering)
-            self._note(POST_JOURNAL, gathering)  # all of them before the first is sent
-        for gathering in messages:
-            self._publish(POST_JOURNAL, gathering)
-        return [Handle(gathering.batch_id, key) for gathering in messages for key, _ in gathering.items]
+        given, most = iter(journals), self.most_in_a_message
+        keys: list[str] = []
+        texts: list[bytes] = []
+        while some := list(islice(given, CHECKED_AT_ONCE)):
+            their_keys, items = posting.require_readable(POST_JOURNAL, some)
+            keys += their_keys
+            texts += map(_as_json, items)
+        messages = [
+            _Message(POST_JOURNAL, keys[start : start + most], texts[start : start + most])
+            for start in range(0, len(keys), most)
+        ]
+        for message in messages:
+            self._note(message)  # all of them before the first is sent
+        self._gathered_is_ready(then=messages)
+        self._publish_ready()
+        return [Handle(message.batch_id, key) for message in messages for key in message.keys]
 
     def flush(self) -> None:
         """Publish what was gathered. Raises BrokerUnavailable; what could not be sent is sent again by `confirm`."""
-        for kind in (POST_JOURNAL, UPDATE_BALANCE):
-            with self._lock:
-                gathering = self._gathering.pop(kind, None)
-            if gathering is not None:
-                self._publish(kind, gathering)
+        self._gathered_is_ready()
+        self._publish_ready()
 
     def confirm(self, *, timeout_s: float = 60.0) -> Confirmation:
         """Ask until every job that was published has arrived, and publish again what has not within some seconds.
@@ -164,6 +168,7 @@ class Producer:
     def close(self) -> None:
         """Publish what was gathered, and end. Raises BrokerUnavailable."""
         self._closed.set()
+        self._waiting.set()
         self._clock.join()
         try:
             self.flush()
@@ -181,48 +186,67 @@ class Producer:
         self.close()
 
     def _gather(self, kind: str, item: Mapping[str, Any]) -> Handle:
-        key, text = posting.require_readable(kind, [item])[0], _as_json(item)
-        full = None
+        (key,), (read,) = posting.require_readable(kind, [item])
+        text = _as_json(read)
         with self._lock:
-            gathering = self._gathering[kind]
-            handle = Handle(gathering.batch_id, key)
-            gathering.items.append((key, text))
-            if len(gathering.items) >= self.most_in_a_message:
-                full = self._gathering.pop(kind)
-        if full is not None:
-            self._publish(kind, full)
-        return handle
+            message = self._gathering.get(kind)
+            if message is None:
+                message = self._gathering[kind] = _Message(kind, [], [])
+                self._waiting.set()
+            message.keys.append(key)
+            message.texts.append(text)
+            is_full = len(message.keys) >= self.most_in_a_message
+            if is_full:
+                self._ready.append(self._gathering.pop(kind))
+        if is_full:
+            self._publish_ready()
+        return Handle(message.batch_id, key)
 
-    def _note(self, kind: str, gathering: _Gathering) -> None:
+    def _gathered_is_ready(self, then: Iterable[_Message] = ()) -> None:
+        with self._lock:
+            self._ready.extend(self._gathering.values())
+            self._gathering.clear()
+            self._ready.extend(then)
+
+    def _publish_ready(self) -> None:
+        with self._publishing:  # one thread at a time, or a message might overtake another
+            while self._ready:
+                self._publish(self._ready.popleft())
+
+    def _note(self, message: _Message) -> None:
         """What is published, or could not be, is unconfirmed until the API knows it."""
-        at = time.monotonic()
-        for key, text in gathering.items:
-            first = self._unconfirmed.get(key)  # of two contents for one key, the first is the one that counts
-            self._unconfirmed[key] = _Published(kind, first.text if first else text, at)
+        if self._api is None:
+            return  # nobody can ask
+        message.published_at = time.monotonic()
+        for key in message.keys:
+            self._unconfirmed.setdefault(key, message)  # of two contents for one key, the first is the one that counts
 
-    def _publish(self, kind: str, gathering: _Gathering) -> None:
-        self._note(kind, gathering)
-        route, field = routes.TASK_OF_KIND[kind], routes.FIELD_OF_KIND[kind]
-        items = b",".join(text for _, text in gathering.items).decode()
-        with self._publishing:
-            publishing.send(
-                self._celery,
-                route,
-                arguments={"organization": self.organization, field: f"[{items}]"},
-                shown=f"{len(gathering.items)} {field}, {self.organization}",
-                task_id=str(gathering.batch_id),
-                queue=self.queue,
-            )
+    def _publish(self, message: _Message) -> None:
+        self._note(message)
+        route, field = routes.TASK_OF_KIND[message.kind], routes.FIELD_OF_KIND[message.kind]
+        items = b",".join(message.texts).decode()
+        publishing.send(
+            self._celery,
+            route,
+            arguments={"organization": self.organization, field: f"[{items}]"},
+            shown=f"{len(message.keys)} {field}, {self.organization}",
+            task_id=str(message.batch_id),
+            queue=self.queue,
+        )
 
     def _publish_what_lingers(self) -> None:
-        while not self._closed.wait(self.linger_s):
+        while not self._closed.is_set():  # `close` says so before it rings: also a ring that is cleared below ends this
+            self._waiting.wait()
+            if self._closed.wait(self.linger_s):
+                return
+            self._waiting.clear()  # before the flush: what is gathered from here on rings again
             self._try_to_flush()
 
     def _try_to_flush(self) -> None:
         try:
             self.flush()
-        except BrokerUnavailable:
-            return  # kept as unconfirmed: `confirm` publishes it again
+        except BrokerUnavailable:  # what was sent is kept as unconfirmed: `confirm` publishes it again
+            self._waiting.set()  # and what was to follow is tried in its turn
 
     def _forget_arrived(self) -> None:
         if self._api is None:
@@ -237,20 +261,26 @@ class Producer:
 
     def _publish_again(self) -> int:
         due = time.monotonic() - PUBLISH_AGAIN_AFTER_S
+        texts_of: dict[_Message, dict[str, bytes]] = {}
         late: defaultdict[str, list[tuple[str, bytes]]] = defaultdict(list)
-        for key, published in list(self._unconfirmed.items()):
-            if published.at <= due:
-                late[published.kind].append((key, published.text))
+        for key, message in list(self._unconfirmed.items()):
+            if message.published_at > due:
+                continue
+            if message not in texts_of:  # backwards, so that of two contents for one key the first stays
+                texts_of[message] = dict(zip(reversed(message.keys), reversed(message.texts), strict=True))
+            late[message.kind].append((key, texts_of[message][key]))
         count = 0
-        for kind, items in late.items():
-            for start in range(0, len(items), self.most_in_a_message):
-                gathering = _Gathering()
-                gathering.items = items[start : start + self.most_in_a_message]
+        for kind, jobs in late.items():
+            for start in range(0, len(jobs), self.most_in_a_message):
+                keys, texts = zip(*jobs[start : start + self.most_in_a_message], strict=True)
+                again = _Message(kind, list(keys), list(texts))
+                self._unconfirmed.update(dict.fromkeys(keys, again))
+                self._ready.append(again)
                 try:
-                    self._publish(kind, gathering)
+                    self._publish_ready()
                 except BrokerUnavailable:
                     return count
-                count += len(gathering.items)
+                count += len(keys)
         return count
 
 

@@ -87,7 +87,7 @@ def test_balance_updates_go_against_the_suspense_ledger(acme: Organization, prod
 
 
 def test_a_broker_that_is_away_is_told_and_nothing_is_forgotten() -> None:
-    producer = Producer("redis://127.0.0.1:1/0", "acme")
+    producer = Producer("redis://127.0.0.1:1/0", "acme", api_url="http://127.0.0.1:1")
     with pytest.raises(BrokerUnavailable):
         producer.post_many([journal("kept", 1)])
 

@@ -357,6 +357,154 @@ def print_of(item: dict[str, Any], *, kind: str = POST_JOURNAL) -> bytes:
     return usable(item, kind=kind).fingerprint
 
 
+LARGEST = 10**38 - 1
+EVERYTHING = {
+    "type": "payment",
+    "total_amount": 100,
+    "currency_code": "USD",
+    "value_date": "2026-06-02",
+    "timestamp": "2026-06-02T12:30:00+02:00",
+    "description": "Invoice\n1",
+    "reference_id": "INV-1",
+    "metadata": {"b": [1, None, 0, {}], "a": {"z": -1.5, "y": True}},
+}
+FINGERPRINTS: list[tuple[str, str, dict[str, Any], str]] = [
+    ("no transaction", POST_JOURNAL, journal(), "bfb595eb64b89d3ace8869aaee4f57d65cf7fd863f1b5ecc0238ec67700a2742"),
+    (
+        "a transaction",
+        POST_JOURNAL,
+        journal(transaction={"type": "payment", "description": "Zürich €"}),
+        "1fbef3f5c32f551c942734fcc2f4fee6622f6ed115d0c487ff4c41b8c337db86",
+    ),
+    (
+        "every field",
+        POST_JOURNAL,
+        journal(
+            debit(currency_code="USD", ledger_id=UUID_TEXT, ledger_num_id=4_010_000_025),
+            credit(),
+            transaction=EVERYTHING,
+            due_at="2026-07-01T00:00:00Z",
+        ),
+        "940e235b3d381367523ced4ab545a16bd2de67a013bfb5c60dca0d4676a2aa74",
+    ),
+    (
+        "nulls",
+        POST_JOURNAL,
+        journal(
+            debit(currency_code=None),
+            credit(ledger_num_id=None),
+            transaction={"type": None, "description": "d", "metadata": None},
+            due_at=None,
+        ),
+        "d291f6a1fec080dbf2e2596317e0d297faa2a02871f93685b67337201e80bfbe",
+    ),
+    (
+        "transaction null",
+        POST_JOURNAL,
+        journal(transaction=None),
+        "bfb595eb64b89d3ace8869aaee4f57d65cf7fd863f1b5ecc0238ec67700a2742",
+    ),
+    (
+        "the default type",
+        POST_JOURNAL,
+        journal(transaction={"type": "journal", "description": "d"}),
+        "d291f6a1fec080dbf2e2596317e0d297faa2a02871f93685b67337201e80bfbe",
+    ),
+    (
+        "defaults as texts",
+        POST_JOURNAL,
+        journal(transaction={"description": "journal", "reference_id": "null"}),
+        "58acc40817007af17d5e7868b79d69e09f3ed3be5c8f29916daf5b554867630f",
+    ),
+    (
+        "JSON in a text",
+        POST_JOURNAL,
+        journal(transaction={"type": "x", "description": 'a "journal" of {} and null, total:0'}),
+        "1c5877abe64f86bb88c85515bd19250d7f72af734db81f04d7bb656fbb735f9c",
+    ),
+    (
+        "a total of 0",
+        POST_JOURNAL,
+        journal(transaction={"total_amount": 0, "type": "payment"}),
+        "e25863aad8ca751617d64737ebb1120fbb1ccf7564be7741090934e9c396d5be",
+    ),
+    (
+        "empty metadata",
+        POST_JOURNAL,
+        journal(transaction={"metadata": {}, "type": "payment"}),
+        "e25863aad8ca751617d64737ebb1120fbb1ccf7564be7741090934e9c396d5be",
+    ),
+    (
+        "metadata like defaults",
+        POST_JOURNAL,
+        journal(transaction={"metadata": {"type": "journal", "a": None, "b": {}, "c": 0}}),
+        "6125bf5d4b0d02318c9228d022448cb62039c2031b50c70d7666f2334dcd2801",
+    ),
+    (
+        "amounts as texts",
+        POST_JOURNAL,
+        journal(debit("0100"), credit("100")),
+        "bfb595eb64b89d3ace8869aaee4f57d65cf7fd863f1b5ecc0238ec67700a2742",
+    ),
+    (
+        "amounts of 38 digits",
+        POST_JOURNAL,
+        journal(debit(LARGEST), credit(str(LARGEST)), transaction={"description": "Zürich €"}),
+        "91ba3fe8bbe8e259e18b7bf82ae4d44a87184b78def016e23e21e47f99710726",
+    ),
+    (
+        "amounts of 38 digits beside nulls",
+        POST_JOURNAL,
+        journal(
+            debit(LARGEST, currency_code=None), credit(LARGEST), transaction={"type": "journal", "total_amount": 0}
+        ),
+        "7a8fb5b74d22ad177e1ef82061f2ad57fe7ed8d15841e7a75d3b072147a078b8",
+    ),
+    (
+        "amounts of 64 bits",
+        POST_JOURNAL,
+        journal(debit(2**64 - 1), credit(2**64 - 1)),
+        "37ac094bedc8207ce6f02b51006e69707e84ddc38073f441fe70b465e4e10b89",
+    ),
+    ("an update", UPDATE_BALANCE, update(), "93002646785168a648dce62e087f9e42e0e6b973a367db0dae6faa469ae5217d"),
+    (
+        "an update with every field",
+        UPDATE_BALANCE,
+        update(
+            contra={"ledger_num_id": "7", "ledger_code": None},
+            currency_code="EUR",
+            value_date="2026-06-02",
+            timestamp="2026-06-02T10:30:00Z",
+            description="",
+            reference_id="r",
+            metadata={"a": 1},
+            due_at="2026-07-01T00:00:00Z",
+        ),
+        "3b9596879688360f30996a41b68463b4a5181ce2e52417b844c56f534d59d786",
+    ),
+    (
+        "an update with nulls",
+        UPDATE_BALANCE,
+        update(contra=None, metadata={}, ledger_id=None, description=None),
+        "93002646785168a648dce62e087f9e42e0e6b973a367db0dae6faa469ae5217d",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "item", "expected"), [case[1:] for case in FINGERPRINTS], ids=[case[0] for case in FINGERPRINTS]
+)
+def test_a_fingerprint_never_changes_or_a_replay_would_become_a_conflict(
+    kind: str, item: dict[str, Any], expected: str
+) -> None:
+    from_message, from_list = read(kind, json.dumps([item]), new_key=str), read(kind, [item], new_key=str)
+
+    for (request,) in (from_message, from_list):
+        assert isinstance(request, JournalRequest)
+        assert request.fingerprint is not None
+        assert request.fingerprint.hex() == expected
+
+
 def test_a_fingerprint_is_a_sha_256() -> None:
     assert len(print_of(journal())) == 32
 

@@ -1,6 +1,5 @@
 """Journals: sets of entries that balance, and so are posted together or not at all."""
 
-from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Final, NamedTuple
 
@@ -66,24 +65,19 @@ class UnusableRequest(NamedTuple):
 Request = JournalRequest | UnusableRequest
 
 
-def balanced_total(entries: Sequence[EntryRequest], *, currency: str, total_amount: int | None) -> int:
-    """The sum of the debits, which is that of the credits, in minor units.
+def require_balanced(
+    *, entries: int, debits: int, credits_: int, currency: str | None, total_amount: int | None
+) -> None:
+    """Hold the sums of a journal's entries, in minor units, against each other and the total that was asked for.
 
     Raises: TooFewEntries, Unbalanced (names the difference), TotalMismatch (a total of 0 counts as absent).
     """
-    if len(entries) < 2:  # noqa: PLR2004 - double entry
-        raise TooFewEntries(count=len(entries))
-    debits = credits_ = 0
-    for entry in entries:
-        if entry.side == DEBIT:
-            debits += entry.amount
-        else:
-            credits_ += entry.amount
+    if entries < 2:  # noqa: PLR2004 - double entry
+        raise TooFewEntries(count=entries)
     if debits != credits_:
-        raise Unbalanced(currency=currency, difference=debits - credits_)
+        raise Unbalanced(currency=currency or "the base currency", difference=debits - credits_)
     if total_amount and total_amount != debits:
         raise TotalMismatch(total_amount=total_amount, debits=debits)
-    return debits
 
 
 def opposite(side: Side) -> Side:

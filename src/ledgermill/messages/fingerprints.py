@@ -20,10 +20,12 @@ def fingerprint(item: Mapping[str, Any]) -> bytes:
     for name, value in item.items():
         if name == "entries":
             content[name] = [entry if None not in entry.values() else _given(entry) for entry in value]
+        elif name == "idempotency_key":
+            continue
         elif name in {"transaction", "contra"}:
             if value and (given := _given(value)):
                 content[name] = given
-        elif name != "idempotency_key" and value is not None and value != {}:
+        elif value is not None and value != {}:
             content[name] = value
     return hashlib.sha256(FINGERPRINT_VERSION + _canonical_json(content)).digest()
 
@@ -34,8 +36,10 @@ def unreadable_fingerprint(item: object) -> bytes:
     return hashlib.sha256(b"unreadable:" + text.encode()).digest()
 
 
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _given(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """The fields that say something: no nulls, no empty metadata, no total of 0, no type that is the default."""
+    if all(fields.values()) and fields.get("type") != DEFAULT_TYPE:
+        return fields  # as most are: nothing is null, empty or 0
     return {
         name: value
         for name, value in fields.items()

@@ -4,43 +4,30 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic_core import SchemaValidator, from_json
 
 from ledgermill.domain.journals import (
-    MOST_ENTRIES,
     POST_JOURNAL,
     UPDATE_BALANCE,
-    EntryRequest,
     JournalRequest,
     Request,
     UnusableRequest,
-    balanced_total,
-    opposite,
 )
-from ledgermill.domain.ledgers import CREDIT, DEBIT, LedgerReference, Side
 from ledgermill.errors import BatchSize, InvalidField, InvalidJson, LedgermillError, MissingIdempotencyKey
 from ledgermill.messages.fields import (
     MOST_METADATA_LEVELS,
     IdempotencyKey,
     first_problem,
     is_too_deep,
-    read_date,
-    read_instant,
-    reference_of,
 )
-from ledgermill.messages.fingerprints import DEFAULT_TYPE, fingerprint, unreadable_fingerprint
+from ledgermill.messages.fingerprints import fingerprint, unreadable_fingerprint
 from ledgermill.messages.journals import BalanceUpdateV1, JournalV1
+from ledgermill.messages.requests import journal_request, update_request
 
 MOST_ITEMS: Final = 10_000
-MOST_METADATA_BYTES: Final = 16_384
 MOST_LEVELS: Final = MOST_METADATA_LEVELS + 2  # the item and its transaction
-SIDES: Final[dict[str, Side]] = {"debit": DEBIT, "credit": CREDIT}
-
 NewKey = Callable[[int], str]
-
-
 _Shape = Callable[[int, Any, str, bytes], JournalRequest]
 
 
@@ -68,7 +55,7 @@ def read(kind: str, items: object, *, new_key: NewKey, places: Sequence[int] | N
     requests: list[Request] = []
     for index, item in enumerate(read_items):
         place = index if places is None else places[index]
-        if index in problems:
+        if problems and index in problems:
             requests.append(_unusable(kind, place, item, problems[index]))
             continue
         try:
@@ -104,8 +91,8 @@ def read_kept(payload: bytes) -> list[object]:
     return items
 
 
-def require_readable(kind: str, items: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys of items that a worker will be able to read. Raises what is wrong with the first that it would not."""
+def require_readable(kind: str, items: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Any]]:
+    """The keys, and the items as a worker will read them. Raises what is wrong with the first that it would not."""
     many, _, shape = _READERS[kind]
     plain = [dict(item) for item in items]
     try:
@@ -120,11 +107,12 @@ def require_readable(kind: str, items: Sequence[Mapping[str, Any]]) -> list[str]
         key = item.get("idempotency_key")
         if key is None:
             raise MissingIdempotencyKey(field="idempotency_key")
-        keys.append(shape(place, item, key, b"").idempotency_key)
-    return keys
+        shape(place, item, key, b"")
+        keys.append(key)
+    return keys, read_items
 
 
-def _one_by_one(one: TypeAdapter[Any], items: object) -> tuple[list[Any], dict[int, LedgermillError]]:
+def _one_by_one(one: SchemaValidator, items: object) -> tuple[list[Any], dict[int, LedgermillError]]:
     found = read_list(items) if isinstance(items, (bytes, str)) else items
     if not isinstance(found, list):
         raise InvalidField(field="the batch", problem="must be a list of items")
@@ -159,91 +147,15 @@ def _unusable(kind: str, place: int, item: object, error: LedgermillError) -> Un
     return UnusableRequest(place, kind, key, unreadable_fingerprint(item), item, error)
 
 
-def _journal(place: int, item: JournalV1, key: str, content: bytes) -> JournalRequest:
-    transaction: Mapping[str, Any] = item.get("transaction") or {}
-    raw_entries = item["entries"]
-    if len(raw_entries) > MOST_ENTRIES:
-        raise InvalidField(field="entries", problem=f"must be at most {MOST_ENTRIES}")
-    entries = tuple(
-        EntryRequest(
-            reference_of(entry, field=f"entries[{index}]"),
-            SIDES[entry["type"]],
-            entry["amount"],
-            entry.get("currency_code"),
-        )
-        for index, entry in enumerate(raw_entries)
-    )
-    currency = transaction.get("currency_code")
-    total = balanced_total(
-        entries, currency=currency or "the base currency", total_amount=transaction.get("total_amount")
-    )
-    return _request(
-        POST_JOURNAL,
-        place,
-        key,
-        content,
-        item,
-        transaction,
-        entries,
-        total,
-        transaction.get("type") or DEFAULT_TYPE,
-        "transaction.",
-    )
-
-
-def _balance_update(place: int, item: BalanceUpdateV1, key: str, content: bytes) -> JournalRequest:
-    side, amount, contra = SIDES[item["type"]], item["amount"], item.get("contra")
-    contra_entry = (
-        EntryRequest(LedgerReference(), opposite(side), amount, field="the suspense ledger", is_suspense=True)
-        if contra is None
-        else EntryRequest(reference_of(contra, field="contra"), opposite(side), amount, field="contra")
-    )
-    entries = (EntryRequest(reference_of(item, field="the update"), side, amount, field="ledger"), contra_entry)
-    return _request(UPDATE_BALANCE, place, key, content, item, item, entries, amount, "balance_update", "")
-
-
-def _request(
-    kind: str,
-    place: int,
-    key: str,
-    content: bytes,
-    item: Mapping[str, Any],
-    transaction: Mapping[str, Any],
-    entries: tuple[EntryRequest, ...],
-    total: int,
-    journal_type: str,
-    within: str,
-) -> JournalRequest:
-    value_date, timestamp = transaction.get("value_date"), transaction.get("timestamp")
-    metadata, due_at = transaction.get("metadata"), item.get("due_at")
-    return JournalRequest(
-        place,
-        kind,
-        key,
-        content,
-        item,
-        transaction.get("currency_code"),
-        entries,
-        total,
-        journal_type,
-        None if value_date is None else read_date(value_date, field=within + "value_date"),
-        None if timestamp is None else read_instant(timestamp, field=within + "timestamp").isoformat(),
-        transaction.get("description"),
-        transaction.get("reference_id"),
-        None if not metadata else _metadata(metadata, field=within + "metadata"),
-        None if due_at is None else read_instant(due_at, field="due_at"),
-    )
-
-
-def _metadata(metadata: dict[str, Any], *, field: str) -> str:
-    text = orjson.dumps(metadata)
-    if len(text) > MOST_METADATA_BYTES:
-        raise InvalidField(field=field, problem=f"must be at most {MOST_METADATA_BYTES} bytes of JSON")
-    return text.decode()
-
-
 _KEY: Final[TypeAdapter[str]] = TypeAdapter(IdempotencyKey, config=ConfigDict(strict=True))
-_READERS: Final[dict[str, tuple[TypeAdapter[Any], TypeAdapter[Any], _Shape]]] = {
-    POST_JOURNAL: (TypeAdapter(list[JournalV1]), TypeAdapter(JournalV1), _journal),
-    UPDATE_BALANCE: (TypeAdapter(list[BalanceUpdateV1]), TypeAdapter(BalanceUpdateV1), _balance_update),
+
+
+def _validator(shape: Any) -> SchemaValidator:
+    """What a TypeAdapter asks, without the adapter: for a message of one item that is a twentieth of the time."""
+    return SchemaValidator(TypeAdapter(shape).core_schema)
+
+
+_READERS: Final[dict[str, tuple[SchemaValidator, SchemaValidator, _Shape]]] = {
+    POST_JOURNAL: (_validator(list[JournalV1]), _validator(JournalV1), journal_request),
+    UPDATE_BALANCE: (_validator(list[BalanceUpdateV1]), _validator(BalanceUpdateV1), update_request),
 }
