@@ -18,6 +18,7 @@ from ledgermill.domain.journals import POST_JOURNAL
 from ledgermill.errors import DatabaseUnavailable
 from ledgermill.messages import routes
 from ledgermill.runtime import Runtime, new_batch_id, now
+from ledgermill.storage import posting_lock
 from ledgermill.storage.connections import Transaction
 from ledgermill.usecases import acceptance, charts, delivery, organizations, posting, waiting
 from ledgermill.usecases.verify import verify
@@ -337,6 +338,33 @@ def test_the_sweep_rings_for_what_nobody_works_on_and_for_what_a_dead_worker_had
     assert waiting.sweep(books.worker) == 1
     books.look()
     assert books.outcomes() == {"orphan": "posted"}
+
+
+def test_a_claimed_batch_that_another_claim_looks_at_is_settled_all_the_same(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books.accept(journal("a"))
+    take, is_locked, looked = posting_lock.take, threading.Event(), threading.Event()
+
+    def other_claim() -> None:
+        with books.owner.engine.begin() as tx:
+            tx.exec_driver_sql("SELECT 1 FROM ledgermill.inbox FOR UPDATE")
+            is_locked.set()
+            looked.wait(0.3)
+
+    other = threading.Thread(target=other_claim)
+
+    def take_after_it(tx: Transaction, organization_id: int) -> posting_lock.Held:
+        other.start()
+        assert is_locked.wait(5)
+        return take(tx, organization_id)
+
+    monkeypatch.setattr(posting_lock, "take", take_after_it)
+    books.look()
+    other.join()
+
+    assert books.outcomes() == {"a": "posted"}
+    assert books.inbox() == []
 
 
 def test_a_worker_that_looks_for_long_rings_for_the_next_before_its_time_is_up(
