@@ -143,10 +143,10 @@ def test_a_journal_gives_its_entries_numbers_and_balances_and_its_heads_the_sums
 
     assert [(e.ledger_id, e.number, e.position, e.line, e.side, e.amount, e.balance_after) for e in found.entries] == [
         (4, 3, 11, 1, "D", 700, 760),
-        (5, 1, 11, 2, "D", 300, 300),
-        (7, 2, 11, 3, "C", 1_000, -1_005),
-        (6, 1, 12, 1, "D", 50, 50),
         (4, 4, 12, 2, "C", 50, 710),
+        (5, 1, 11, 2, "D", 300, 300),
+        (6, 1, 12, 1, "D", 50, 50),
+        (7, 2, 11, 3, "C", 1_000, -1_005),
     ]
     assert changes_of(found) == {
         "till": (700, 50),

@@ -1,32 +1,49 @@
 """What a route gets: who calls, transactions that show only the caller's organization, and the parts of a request."""
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+from uuid import UUID
 
 from fastapi import Depends, Request, Response
 from pydantic import BaseModel
 
+from ledgermill.api.bell import Bell
+from ledgermill.api.gathering import Gatherer
 from ledgermill.api.waiters import Waiters
 from ledgermill.broker.publishing import Broker
 from ledgermill.config import Settings
-from ledgermill.errors import DatabaseUnavailable, InvalidField, ScopeMissing, Unauthenticated
-from ledgermill.storage import api_keys, connections, failures
+from ledgermill.errors import DatabaseUnavailable, InvalidField, OrganizationDraining, ScopeMissing, Unauthenticated
+from ledgermill.storage import api_keys, connections, failures, inbox, jobs
 from ledgermill.storage.api_keys import Caller
-from ledgermill.storage.connections import AsyncEngine, Transaction
+from ledgermill.storage.connections import AsyncEngine, AsyncStatement, AsyncStatements, Transaction
+from ledgermill.storage.inbox import Waiting
 from ledgermill.usecases.organizations import hash_key
 
 LONGEST_WAIT_S = 60.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Asked = TypeVar("Asked")
 
 
 class State:
-    """What one API process holds."""
+    """What one API process holds.
 
-    def __init__(self, settings: Settings, engine: AsyncEngine, broker: Broker, waiters: Waiters) -> None:
-        self.settings, self.engine, self.broker, self.waiters = settings, engine, broker, waiters
+    `keys`, `ended_jobs` and `inbox` gather: by key hash, by key hash and job id, and by key hash and what to accept.
+    """
+
+    def __init__(
+        self, settings: Settings, engine: AsyncEngine, statements: AsyncStatements, broker: Broker, waiters: Waiters
+    ) -> None:
+        self.settings, self.engine, self.statements = settings, engine, statements
+        self.broker, self.waiters, self.bell = broker, waiters, Bell(broker)
+        self.keys: Gatherer[bytes, Caller | None] = Gatherer(self._asking(api_keys.find_many))
+        self.ended_jobs: Gatherer[tuple[bytes, UUID | None], jobs.Found | None] = Gatherer(
+            self._asking(jobs.find_ended)
+        )
+        self.inbox: Gatherer[tuple[bytes, Waiting], str | None] = Gatherer(self._accept)
 
     async def run(self, act: Callable[[Transaction], T]) -> T:
         """Run `act` in a transaction of its own.
@@ -34,22 +51,47 @@ class State:
         Raises: DatabaseUnavailable, where the database is away or too slow; InvalidField, where it cannot be asked, as
         for a name that holds a NUL.
         """
-        try:
-            async with self.engine.begin() as connection:
-                return await connection.run_sync(act)
-        except failures.DatabaseError as error:
-            if failures.is_temporary(error):
-                raise DatabaseUnavailable from error
-            if failures.is_unstorable(error):
-                raise InvalidField(field="the request", problem=failures.problem(error)) from None
-            raise
+        async with _our_errors(), self.engine.begin() as connection:
+            return await connection.run_sync(act)
+
+    def _asking(
+        self, find: Callable[[AsyncStatement, Sequence[Asked]], Awaitable[Sequence[T]]]
+    ) -> Callable[[Sequence[Asked]], Awaitable[Sequence[T]]]:
+        async def ask(asked: Sequence[Asked]) -> Sequence[T]:
+            async with _our_errors(), self.statements.connection() as connection:
+                return await find(connection, asked)
+
+        return ask
+
+    async def _accept(self, asked: Sequence[tuple[bytes, Waiting]]) -> Sequence[str | None]:
+        states = await self._asking(inbox.accept)(asked)
+        for _, waiting in asked:
+            self.bell.ring(waiting.lane)  # here, since it is committed also where its client has gone meanwhile
+        return states
+
+
+@asynccontextmanager
+async def _our_errors() -> AsyncIterator[None]:
+    try:
+        yield
+    except failures.DatabaseError as error:
+        if failures.is_temporary(error):
+            raise DatabaseUnavailable from error
+        if failures.is_unstorable(error):
+            raise InvalidField(field="the request", problem=failures.problem(error)) from None
+        raise
 
 
 class Books:
     """The caller's organization: use cases run in a transaction that shows nothing else."""
 
-    def __init__(self, state: State, caller: Caller) -> None:
-        self.state, self.caller = state, caller
+    def __init__(self, state: State, caller: Caller, *, key_sha256: bytes) -> None:
+        self.state, self.caller, self.key_sha256 = state, caller, key_sha256
+
+    def require(self, scope: str) -> None:
+        """Raises ScopeMissing."""
+        if scope not in self.caller.scopes:
+            raise ScopeMissing(scope=scope)
 
     async def run(
         self, use_case: Callable[Concatenate[Transaction, int, P], T], *args: P.args, **kwargs: P.kwargs
@@ -62,31 +104,46 @@ class Books:
 
         return await self.state.run(act)
 
+    async def accept(self, waiting: Waiting) -> None:
+        """Put one job into the inbox, in one transaction with what others accept now; workers are rung for.
+
+        Raises: OrganizationDraining; Unauthenticated, where the key was revoked since.
+        """
+        state = await self.state.inbox.ask((self.key_sha256, waiting), size=len(waiting.payload))
+        if state is None:
+            raise Unauthenticated
+        if state == "draining":
+            raise OrganizationDraining(organization=self.caller.organization_code)
+
 
 def state_of(request: Request) -> State:
     state: State = request.app.state.ledgermill
     return state
 
 
-async def authenticate(request: Request) -> Books:
-    """Who calls, by `Authorization: Bearer KEY` or `X-API-Key: KEY`. Raises Unauthenticated."""
+def key_of(request: Request) -> bytes:
+    """The hash of the key that came, as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Raises Unauthenticated."""
     secret = request.headers.get("x-api-key")
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if secret is None and scheme.lower() == "bearer":
         secret = credentials.strip()
     if not secret or len(secret) > 200:  # noqa: PLR2004 - ours are 46
         raise Unauthenticated
-    state = state_of(request)
-    caller = await state.run(lambda tx: api_keys.find(tx, hash_key(secret)))
+    return hash_key(secret)
+
+
+async def authenticate(request: Request) -> Books:
+    """Who calls, by a key that is valid at this moment. Raises Unauthenticated."""
+    state, sha256 = state_of(request), key_of(request)
+    caller = await state.keys.ask(sha256)
     if caller is None:
         raise Unauthenticated
-    return Books(state, caller)
+    return Books(state, caller, key_sha256=sha256)
 
 
-def _with_scope(scope: str) -> Callable[[Books], Books]:
-    def check(books: Annotated[Books, Depends(authenticate)]) -> Books:
-        if scope not in books.caller.scopes:
-            raise ScopeMissing(scope=scope)
+def _with_scope(scope: str) -> Callable[[Books], Awaitable[Books]]:
+    async def check(books: Annotated[Books, Depends(authenticate)]) -> Books:  # async, or it would take a thread
+        books.require(scope)
         return books
 
     return check

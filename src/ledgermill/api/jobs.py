@@ -4,13 +4,13 @@ from datetime import datetime
 from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from ledgermill.api import shapes
-from ledgermill.api.dependencies import Body, Reading, answer, openapi_body, state_of, wait_s
+from ledgermill.api.dependencies import Body, Books, Reading, answer, key_of, openapi_body, state_of, wait_s
 from ledgermill.domain import ids
-from ledgermill.errors import InvalidField, InvalidJson, JobNotFound
+from ledgermill.errors import InvalidField, InvalidJson, JobNotFound, Unauthenticated
 from ledgermill.messages.fields import first_problem
 from ledgermill.messages.jobs import (
     MOST_KEYS,
@@ -33,10 +33,29 @@ ASK: Final[TypeAdapter[LookupAskV1]] = TypeAdapter(LookupAskV1)
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
+async def _asked_job(request: Request) -> tuple[Books, JobV1 | None]:
+    """Who calls, and the job of the path if it has ended, in one round trip. Raises Unauthenticated, ScopeMissing."""
+    state, sha256 = state_of(request), key_of(request)
+    try:
+        job_id = UUID(request.path_params["job_id"])
+    except ValueError:
+        job_id = None  # refused by the route, once it is known who asks
+    found = await state.ended_jobs.ask((sha256, job_id))
+    if found is None:
+        raise Unauthenticated
+    caller, row = found
+    books = Books(state, caller, key_sha256=sha256)
+    books.require("read")
+    return books, None if row is None else jobs.ended(row)
+
+
 @router.get("/jobs/{job_id}", response_model=JobV1, responses=PROBLEMS)
-async def read_job(request: Request, job_id: UUID, books: Reading) -> Response:
+async def read_job(
+    request: Request, job_id: UUID, asked: Annotated[tuple[Books, JobV1 | None], Depends(_asked_job)]
+) -> Response:
     """Where a job stands. `Prefer: wait=N` waits up to N seconds for its end."""
-    found = await books.run(jobs.status, job_id, now=now())
+    books, job = asked
+    found = await books.run(jobs.status, job_id, now=now()) if job is None else job
     seconds = wait_s(request, default=0.0)
     if found.ended_at is None and seconds:
 

@@ -1,9 +1,9 @@
 """Routes that post: journals and balance updates come in, and journals are read back."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
-import anyio
 from fastapi import APIRouter, Path, Request, Response
 from pydantic_core import from_json
 
@@ -21,8 +21,9 @@ from ledgermill.api.dependencies import (
 )
 from ledgermill.api.problems import problem_of_job
 from ledgermill.config import Settings
-from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE, JournalRequest, UnusableRequest
-from ledgermill.errors import InvalidField, InvalidJson, LedgerReferenceConflict, MissingIdempotencyKey
+from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE
+from ledgermill.errors import InvalidField, InvalidJson, JournalNotFound, LedgerReferenceConflict, MissingIdempotencyKey
+from ledgermill.messages import routes
 from ledgermill.messages.fields import read_reference
 from ledgermill.messages.jobs import AcceptedV1, BatchV1, JobPlaceV1, JobV1, JournalOutV1
 from ledgermill.messages.ledgers import BalanceUpdatedV1
@@ -56,11 +57,13 @@ async def post_journals(request: Request, body: Body, books: Posting) -> Respons
     request is then a new journal. `Prefer: respond-async` answers 202 at once, `Prefer: wait=N` waits up to N seconds.
     """
     if request.headers.get("content-type", "").startswith(NDJSON):
-        return await _many(request, books, _lines_as_array(body))
+        lines = [line for line in body.splitlines() if line.strip()]
+        return await _many(request, books, b"[" + b",".join(lines) + b"]", lines)
     if body.lstrip()[:1] == b"[":
         return await _many(request, books, body)
-    item = _with_header_key(request, _one(body))
-    return await _single(request, books, POST_JOURNAL, item)
+    item = _one(body)
+    keyed = _with_header_key(request, item)
+    return await _single(request, books, POST_JOURNAL, keyed, payload=b"[" + body + b"]" if keyed is item else None)
 
 
 @router.post(
@@ -87,42 +90,57 @@ async def read_journal(journal_id: UUID, books: Reading) -> Response:
     return answer(await books.run(journals.journal, journal_id))
 
 
-async def _single(request: Request, books: Books, kind: str, item: dict[str, Any]) -> Response:
-    state = state_of(request)
+async def _single(
+    request: Request, books: Books, kind: str, item: dict[str, Any], *, payload: bytes | None = None
+) -> Response:
+    state, caller = state_of(request), books.caller
     if state.settings.require_idempotency_key and item.get("idempotency_key") is None:
         raise MissingIdempotencyKey(field="idempotency_key")
-    accepted = await books.run(_accept_one, kind, item, books.caller.principal_id, correlation_of(request))
-    job_id, key = accepted.jobs[0]
+    waiting = acceptance.single(
+        kind,
+        item,
+        payload=payload,
+        organization_id=caller.organization_id,
+        organization_uuid=caller.organization_uuid,
+        principal_id=caller.principal_id,
+        correlation=correlation_of(request),
+        now=now(),
+    )
+    accepted = jobs.accepted(waiting)
+    headers = {"Idempotency-Key": accepted.idempotency_key or "", "Location": f"/v1/jobs/{accepted.id}"}
     # Who asks for a time in the future knows that it is not now.
-    is_later = isinstance(job := accepted.requests[0], JournalRequest) and job.due_at is not None and job.due_at > now()
-    seconds = wait_s(request, default=0.0 if is_later else state.settings.wait_s)
-    headers = {"Idempotency-Key": key or "", "Location": f"/v1/jobs/{job_id}"}
-    async with state.waiters.expecting(accepted.batch_id) as wait:
-        await anyio.to_thread.run_sync(state.broker.ring_for, accepted.organization_uuid)
+    seconds = wait_s(request, default=0.0 if accepted.state == "scheduled" else state.settings.wait_s)
+    if not seconds:
+        await books.accept(waiting)
+        return answer(accepted, status=202, headers={**headers, "Retry-After": "1"})
+    outcome: JobV1 | JournalOutV1 | BalanceUpdatedV1 = accepted
+    async with state.waiters.expecting(waiting.batch_id) as wait:
+        await books.accept(waiting)
 
         async def has_ended() -> bool:
-            return (await books.run(jobs.status, job_id, now=now())).ended_at is not None
+            nonlocal outcome
+            outcome = await books.run(_outcome, kind, accepted.id, item)
+            return not isinstance(outcome, JobV1) or outcome.ended_at is not None
 
-        if seconds:
-            await wait(has_ended, seconds)
-    found = await books.run(jobs.status, job_id, now=now())
-    if found.ended_at is None or not seconds:
-        return answer(found, status=202, headers={**headers, "Retry-After": "1"})
-    if found.error is not None:
-        return problem_of_job(found.error, job_id=found.id)
-    if found.id != job_id:
+        await wait(has_ended, seconds)
+    if isinstance(outcome, JobV1):
+        if outcome.error is not None:
+            return problem_of_job(outcome.error, job_id=outcome.id)
+        return answer(outcome, status=202, headers={**headers, "Retry-After": "1"})
+    posted = outcome.journal if isinstance(outcome, BalanceUpdatedV1) else outcome
+    if posted.id != accepted.id:
         headers["Idempotent-Replayed"] = "true"
-    if kind == UPDATE_BALANCE:
-        return answer(await books.run(_updated, found.id, item), status=201, headers=headers)
-    return answer(await books.run(journals.journal, found.id), status=201, headers=headers)
+    return answer(outcome, status=201, headers=headers)
 
 
-async def _many(request: Request, books: Books, items: bytes) -> Response:
+async def _many(request: Request, books: Books, items: bytes, lines: Sequence[bytes] | None = None) -> Response:
     state = state_of(request)
-    accepted = await books.run(_accept_many, items, books.caller.principal_id, correlation_of(request), state.settings)
+    accepted = await books.run(
+        _accept_many, items, lines, books.caller.principal_id, correlation_of(request), state.settings
+    )
     headers = {"Location": f"/v1/batches/{accepted.batch_id}"}
     async with state.waiters.expecting(accepted.batch_id) as wait:
-        await anyio.to_thread.run_sync(state.broker.ring_for, accepted.organization_uuid)
+        state.bell.ring(routes.lane_of(accepted.organization_uuid))
         seconds = wait_s(request, default=0.0)
         found: BatchV1 | None = None
 
@@ -141,36 +159,31 @@ async def _many(request: Request, books: Books, items: bytes) -> Response:
     return answer(body, status=202, headers={**headers, "Retry-After": "1"})
 
 
-def _accept_one(
-    tx: Transaction, organization_id: int, kind: str, item: object, principal_id: int, correlation: str | None
-) -> acceptance.Accepted:
-    accepted = acceptance.accept(
-        tx,
-        organization_id,
-        kind=kind,
-        items=[item],
-        principal_id=principal_id,
-        correlation=correlation,
-        now=now(),
-    )
-    first = accepted.requests[0]
-    if isinstance(first, UnusableRequest):
-        raise first.error  # rolls back: a single request that is wrong by itself makes no job and binds no key
-    return accepted
-
-
 def _accept_many(
-    tx: Transaction, organization_id: int, items: bytes, principal_id: int, correlation: str | None, settings: Settings
+    tx: Transaction,
+    organization_id: int,
+    items: bytes,
+    lines: Sequence[bytes] | None,
+    principal_id: int,
+    correlation: str | None,
+    settings: Settings,
 ) -> acceptance.Accepted:
-    accepted = acceptance.accept(
-        tx,
-        organization_id,
-        kind=POST_JOURNAL,
-        items=items,
-        principal_id=principal_id,
-        correlation=correlation,
-        now=now(),
-    )
+    try:
+        accepted = acceptance.accept(
+            tx,
+            organization_id,
+            kind=POST_JOURNAL,
+            items=items,
+            principal_id=principal_id,
+            correlation=correlation,
+            now=now(),
+        )
+    except InvalidJson:
+        _require_lines(lines or ())
+        raise
+    if lines is not None and len(accepted.requests) != len(lines):
+        _require_lines(lines)
+        raise InvalidJson(problem="each line must hold one JSON object")  # rolls back
     if settings.require_idempotency_key:
         for request in accepted.requests:
             if isinstance(request.asked, dict) and request.asked.get("idempotency_key") is None:
@@ -178,8 +191,21 @@ def _accept_many(
     return accepted
 
 
-def _updated(tx: Transaction, organization_id: int, job_id: UUID, item: dict[str, Any]) -> BalanceUpdatedV1:
-    posted = journals.journal(tx, organization_id, job_id)
+def _outcome(
+    tx: Transaction, organization_id: int, kind: str, job_id: UUID, item: dict[str, Any]
+) -> JobV1 | JournalOutV1 | BalanceUpdatedV1:
+    """What to answer of a job: what it posted or, where it has not, how it stands."""
+    try:
+        posted = journals.journal(tx, organization_id, job_id)
+    except JournalNotFound:
+        job = jobs.status(tx, organization_id, job_id, now=now())
+        if job.state != "posted":
+            return job
+        posted = journals.journal(tx, organization_id, job_id)  # a worker has settled it between the two reads
+    return posted if kind == POST_JOURNAL else _updated(tx, organization_id, posted, item)
+
+
+def _updated(tx: Transaction, organization_id: int, posted: JournalOutV1, item: dict[str, Any]) -> BalanceUpdatedV1:
     reference = read_reference(str(posted.entries[0].ledger_id))
     return BalanceUpdatedV1(
         message=f"ledger balance {item['type']}ed successfully",
@@ -207,18 +233,9 @@ def _with_header_key(request: Request, item: dict[str, Any]) -> dict[str, Any]:
     return {**item, "idempotency_key": header}
 
 
-def _lines_as_array(body: bytes) -> bytes:
-    lines = [line for line in body.splitlines() if line.strip()]
-    joined = b"[" + b",".join(lines) + b"]"
-    try:
-        count = len(from_json(joined, allow_inf_nan=False))
-    except ValueError:
-        count = -1
-    if count != len(lines):
-        for number, line in enumerate(lines, 1):
-            try:
-                from_json(line, allow_inf_nan=False)
-            except ValueError as error:
-                raise InvalidJson(problem=f"line {number}: {error}") from None
-        raise InvalidJson(problem="each line must hold one JSON object")
-    return joined
+def _require_lines(lines: Sequence[bytes]) -> None:
+    for number, line in enumerate(lines, 1):
+        try:
+            from_json(line, allow_inf_nan=False)
+        except ValueError as error:
+            raise InvalidJson(problem=f"line {number}: {error}") from None

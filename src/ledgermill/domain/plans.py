@@ -67,9 +67,10 @@ class Settled(NamedTuple):
 
 
 class PostedJob(NamedTuple):
-    """A posted job, which is its journal; fields in the order of the columns of `job`.
+    """A posted job, which is its journal; fields are named as the columns of `job`.
 
-    Position and numbers count from the plan's shift, and `ended_at` is the booking time under the lock.
+    The last three are known under the lock only: the booking time there, and position and numbers, which count from the
+    plan's shift.
     """
 
     organization_id: int
@@ -79,10 +80,8 @@ class PostedJob(NamedTuple):
     kind: str
     state: str
     accepted_at: datetime
-    ended_at: datetime
     principal_id: int
     correlation: str | None
-    position: int
     type: str
     currency: str
     total: int
@@ -92,6 +91,8 @@ class PostedJob(NamedTuple):
     reference_id: str | None
     metadata: str | None
     entry_ledgers: list[int]
+    ended_at: datetime
+    position: int
     entry_numbers: list[int]
 
 
@@ -115,18 +116,21 @@ class RejectedJob(NamedTuple):
 
 
 class PostedEntry(NamedTuple):
-    """An entry; fields in the order of the columns of `entry`. `balance_after` is debits minus credits."""
+    """An entry; fields are named as the columns of `entry`. `balance_after` is debits minus credits.
+
+    The last three count from the plan's shift.
+    """
 
     organization_id: int
     ledger_id: int
-    number: int
-    position: int
     line: int
     side: str
     amount: int
     currency: str
-    balance_after: int
     value_date: date
+    number: int
+    position: int
+    balance_after: int
 
 
 class BalanceChange(NamedTuple):
@@ -159,7 +163,10 @@ class Shift(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Everything that one transaction writes. `replays` pair a job's id with the job that settled its key before."""
+    """Everything that one transaction writes. `replays` pair a job's id with the job that settled its key before.
+
+    `begun` is what storage has made of the posted jobs before the lock, as text; empty where it has not.
+    """
 
     posted: list[PostedJob]
     rejected: list[RejectedJob]
@@ -168,6 +175,7 @@ class Plan(NamedTuple):
     days: list[DayChange]
     replays: list[tuple[UUID, UUID]]
     shift: Shift = Shift()
+    begun: Sequence[str] = ()
 
 
 class Draft(NamedTuple):

@@ -60,7 +60,7 @@ def plan(
         settled: what is known of keys that were bound before this batch.
         recorded: ids of keyless jobs that an earlier delivery of this message has recorded.
     """
-    planner = Planner(chart, balances, books, dict(settled), recorded)
+    planner = Planner(chart, balances, books, settled, recorded)
     for batch in batches:
         planner.take(batch)
     return planner.finish()

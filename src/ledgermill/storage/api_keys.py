@@ -1,15 +1,16 @@
 """API keys: stored hashed, found by their hash."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import RowMapping, func, insert, select, text, update
 
-from ledgermill.storage.connections import Transaction
+from ledgermill.storage.connections import AsyncStatement, Transaction
 from ledgermill.storage.tables import api_key
 
 FIND = text("SELECT * FROM ledgermill_api.find_key(:sha256)")
+FIND_MANY = "SELECT * FROM ledgermill_api.find_keys(%b)"
 
 
 class Caller(NamedTuple):
@@ -26,7 +27,19 @@ class Caller(NamedTuple):
 def find(tx: Transaction, sha256: bytes) -> Caller | None:
     """Whom this key stands for; None where it is unknown, expired or revoked."""
     row = tx.execute(FIND, {"sha256": sha256}).one_or_none()
-    return None if row is None else Caller._make([*row[:-1], frozenset(row.scopes)])
+    return None if row is None else caller(row)
+
+
+async def find_many(connection: AsyncStatement, sha256s: Sequence[bytes]) -> list[Caller | None]:
+    """Whom each of these keys stands for; None where it is unknown, expired or revoked."""
+    cursor = await connection.execute(FIND_MANY, [list(sha256s)], binary=True)
+    found = {row[0]: caller(row[1:]) for row in await cursor.fetchall()}
+    return [found.get(place) for place in range(1, len(sha256s) + 1)]
+
+
+def caller(columns: Sequence[Any]) -> Caller:
+    """Whom a key stands for, of the columns that the database's functions answer."""
+    return Caller._make([*columns[:-1], frozenset(columns[-1])])
 
 
 def create(tx: Transaction, values: Mapping[str, object]) -> None:

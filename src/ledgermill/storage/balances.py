@@ -3,40 +3,38 @@
 from collections.abc import Collection, Iterable, Sequence
 from datetime import date, datetime
 
-from sqlalchemy import text
-
 from ledgermill.domain.plans import Balance, BalanceChange, DayChange
-from ledgermill.storage.connections import Transaction
+from ledgermill.storage.connections import Transaction, raw
 
+# These run under the posting lock, so they go to the driver directly: by SQLAlchemy each would take 0.1 ms more.
 # One order for all, the hot root last: no deadlocks. Amounts come as text, the short way to Python's integers.
-LOCK = text("""
-    SELECT ledger_id, CAST(debits AS text), CAST(credits AS text), CAST(held AS text), last_number
+LOCK = """
+    SELECT ledger_id, debits::text, credits::text, held::text, last_number
     FROM ledgermill.balance
-    WHERE organization_id = :organization_id AND ledger_id = ANY (CAST(:ledger_ids AS bigint[]))
+    WHERE organization_id = %(organization_id)s AND ledger_id = ANY (%(ledger_ids)s::bigint[])
     ORDER BY depth DESC, ledger_id
     FOR NO KEY UPDATE
-""")
-ADD = text("""
+"""
+ADD = """
     UPDATE ledgermill.balance AS b
     SET debits = b.debits + change.debits,
         credits = b.credits + change.credits,
         last_number = b.last_number + change.own_entries,
         version = b.version + change.entries,
-        last_booked_at = :booked_at
-    FROM unnest(CAST(:ledger_ids AS bigint[]), CAST(:debits AS numeric[]), CAST(:credits AS numeric[]),
-                CAST(:entries AS bigint[]), CAST(:own_entries AS bigint[]))
+        last_booked_at = %(booked_at)s
+    FROM unnest(%(ledger_ids)s::bigint[], %(debits)s::numeric[], %(credits)s::numeric[], %(entries)s::bigint[],
+                %(own_entries)s::bigint[])
          AS change (ledger_id, debits, credits, entries, own_entries)
-    WHERE b.organization_id = :organization_id AND b.ledger_id = change.ledger_id
-""")
-ADD_DAYS = text("""
+    WHERE b.organization_id = %(organization_id)s AND b.ledger_id = change.ledger_id
+"""
+ADD_DAYS = """
     INSERT INTO ledgermill.day_balance AS d (organization_id, ledger_id, value_date, booked_on, debits, credits)
-    SELECT :organization_id, change.ledger_id, change.value_date, :booked_on, change.debits, change.credits
-    FROM unnest(CAST(:ledger_ids AS bigint[]), CAST(:value_dates AS date[]),
-                CAST(:debits AS numeric[]), CAST(:credits AS numeric[]))
+    SELECT %(organization_id)s, change.ledger_id, change.value_date, %(booked_on)s, change.debits, change.credits
+    FROM unnest(%(ledger_ids)s::bigint[], %(value_dates)s::date[], %(debits)s::numeric[], %(credits)s::numeric[])
          AS change (ledger_id, value_date, debits, credits)
     ON CONFLICT (organization_id, ledger_id, value_date, booked_on)
     DO UPDATE SET debits = d.debits + excluded.debits, credits = d.credits + excluded.credits
-""")
+"""
 
 
 def array_text(values: Iterable[object]) -> str:
@@ -46,7 +44,7 @@ def array_text(values: Iterable[object]) -> str:
 
 def lock(tx: Transaction, organization_id: int, ledger_ids: Collection[int]) -> dict[int, Balance]:
     """Lock these balances until `tx` ends, and read them."""
-    rows = tx.execute(LOCK, {"organization_id": organization_id, "ledger_ids": array_text(ledger_ids)})
+    rows = raw(tx).execute(LOCK, {"organization_id": organization_id, "ledger_ids": array_text(ledger_ids)})
     return {
         ledger_id: Balance(int(debits), int(credits_), int(held), last_number)
         for ledger_id, debits, credits_, held, last_number in rows
@@ -57,16 +55,17 @@ def add(tx: Transaction, organization_id: int, changes: Sequence[BalanceChange],
     """Add to locked balances, in one statement."""
     if not changes:
         return
-    tx.execute(
+    ledger_ids, _, debits, credits_, entries, own_entries = zip(*changes, strict=True)
+    raw(tx).execute(
         ADD,
         {
             "organization_id": organization_id,
             "booked_at": booked_at,
-            "ledger_ids": array_text(change.ledger_id for change in changes),
-            "debits": array_text(change.debits for change in changes),
-            "credits": array_text(change.credits for change in changes),
-            "entries": array_text(change.entries for change in changes),
-            "own_entries": array_text(change.own_entries for change in changes),
+            "ledger_ids": array_text(ledger_ids),
+            "debits": array_text(debits),
+            "credits": array_text(credits_),
+            "entries": array_text(entries),
+            "own_entries": array_text(own_entries),
         },
     )
 
@@ -75,14 +74,16 @@ def add_days(tx: Transaction, organization_id: int, changes: Sequence[DayChange]
     """Add to the totals of each value date, in one statement; the balances above them are locked."""
     if not changes:
         return
-    tx.execute(
+    ledger_ids, _, value_dates, debits, credits_ = zip(*changes, strict=True)
+    texts = {value_date: str(value_date) for value_date in set(value_dates)}
+    raw(tx).execute(
         ADD_DAYS,
         {
             "organization_id": organization_id,
             "booked_on": booked_on,
-            "ledger_ids": array_text(change.ledger_id for change in changes),
-            "value_dates": array_text(change.value_date for change in changes),
-            "debits": array_text(change.debits for change in changes),
-            "credits": array_text(change.credits for change in changes),
+            "ledger_ids": array_text(ledger_ids),
+            "value_dates": array_text(map(texts.__getitem__, value_dates)),
+            "debits": array_text(debits),
+            "credits": array_text(credits_),
         },
     )

@@ -1,6 +1,7 @@
 """Entries: copied in when a batch is posted, read newest first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import psycopg
@@ -54,20 +55,23 @@ def copy(connection: psycopg.Connection[Any], entries: Sequence[PostedEntry], *,
     """Insert these, shifted, as fast as PostgreSQL takes rows."""
     if not entries:
         return
+    days = {day: str(day) for day in {row.value_date for row in entries}}
     starts = shift.entries or dict.fromkeys({row.ledger_id for row in entries}, (0, 0))
     with connection.cursor() as cursor, cursor.copy(COPY) as rows:
         for start in range(0, len(entries), LINES_AT_ONCE):  # the server takes one part while we write the next
-            rows.write("".join([_line(row, shift.positions, starts) for row in entries[start : start + LINES_AT_ONCE]]))
+            rows.write("".join(_lines(entries[start : start + LINES_AT_ONCE], days, shift.positions, starts)))
 
 
-def _line(row: PostedEntry, positions: int, starts: Mapping[int, tuple[int, int]]) -> str:
+def _lines(
+    rows: Sequence[PostedEntry], days: Mapping[date, str], positions: int, starts: Mapping[int, tuple[int, int]]
+) -> Iterator[str]:
     # Numbers, single letters, currency codes and dates: nothing in them needs COPY's escapes.
-    organization_id, ledger_id, number, position, line, side, amount, currency, after, day = row
-    start, balance = starts[ledger_id]
-    return (
-        f"{organization_id}\t{ledger_id}\t{start + number}\t{positions + position}\t{line}\t{side}\t{amount}"
-        f"\t{currency}\t{balance + after}\t{day}\n"
-    )
+    for organization_id, ledger_id, line, side, amount, currency, day, number, position, balance in rows:
+        first, start = starts[ledger_id]
+        yield (
+            f"{organization_id}\t{ledger_id}\t{line}\t{side}\t{amount}\t{currency}\t{days[day]}"
+            f"\t{first + number}\t{positions + position}\t{start + balance}\n"
+        )
 
 
 def of_ledger(

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Float, RowMapping, Text, bindparam, cast, func, literal_column, or_, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from ledgermill.storage.connections import Transaction
+from ledgermill.storage.connections import AsyncStatement, Transaction
 from ledgermill.storage.tables import inbox, organization
 
 
@@ -82,13 +82,14 @@ CLAIM = text(f"""
     WHERE i.organization_id = these.organization_id AND i.batch_id = these.batch_id AND i.part = these.part
     RETURNING {", ".join(f"i.{name}" for name in Waiting._fields)}
 """)  # noqa: S608 - the names are ours
-# Many at once: whoever posts them holds the posting lock meanwhile.
+# Many at once: whoever posts them holds the posting lock meanwhile. It waits for other claims, which lock for a moment
+# what they look at: a batch that was passed over here would be left until its lease ends.
 HOLD = text("""
     SELECT i.batch_id, i.part, i.next_item
     FROM ledgermill.inbox AS i
     JOIN unnest(CAST(:batch_ids AS uuid[]), CAST(:parts AS smallint[])) AS these (batch_id, part) USING (batch_id, part)
     WHERE i.organization_id = :organization_id
-    FOR UPDATE OF i SKIP LOCKED
+    FOR UPDATE OF i
 """)
 ADVANCE = update(inbox).where(*_THESE).values(next_item=bindparam("done"), attempts=bindparam("tries"), claimed_at=None)
 RELEASE = (
@@ -107,6 +108,7 @@ LANES_TO_RING = (
     .where(*_READY)
     .group_by(literal_column("1"))
 )
+ACCEPT = "SELECT * FROM ledgermill_api.accept_jobs(%b, %b, %b, %b, %b, %b, %b, %b, %b)"
 OF_BATCH = select(*_SHOWN).where(
     inbox.c.organization_id == bindparam("organization_id"), inbox.c.batch_id == bindparam("batch_id")
 )
@@ -120,6 +122,31 @@ def insert_waiting(tx: Transaction, rows: Sequence[Waiting]) -> None:
     """Accept these batches; one that is there already stays as it is."""
     if rows:
         tx.execute(INSERT, [row._asdict() for row in rows])
+
+
+async def accept(connection: AsyncStatement, asked: Sequence[tuple[bytes, Waiting]]) -> list[str | None]:
+    """Accept single jobs, each by its key's hash, which decides on organization and principal: all or none of them.
+
+    Returns the states of their organizations: one that is draining accepts nothing, nor does a key without the right
+    to post, for which there is None.
+    """
+    rows = [row for _, row in asked]
+    cursor = await connection.execute(
+        ACCEPT,
+        [
+            [sha256 for sha256, _ in asked],
+            [row.batch_id for row in rows],
+            [row.lane for row in rows],
+            [row.kind for row in rows],
+            [row.payload for row in rows],
+            [row.job_keys[0] for row in rows],
+            [row.accepted_at for row in rows],
+            [row.due_at for row in rows],
+            [row.correlation for row in rows],
+        ],
+    )
+    found: dict[int, str] = dict(await cursor.fetchall())
+    return [found.get(place) for place in range(1, len(rows) + 1)]
 
 
 def claim(tx: Transaction, *, lanes: int, lane: int, limit: int, most_jobs: int, lease_s: float) -> list[Waiting]:
@@ -151,7 +178,7 @@ def claim(tx: Transaction, *, lanes: int, lane: int, limit: int, most_jobs: int,
 def hold(tx: Transaction, organization_id: int, rows: Sequence[Waiting]) -> dict[tuple[UUID, int], int]:
     """Lock claimed batches until `tx` ends: their next items, by batch and part.
 
-    Missing is what somebody else holds, or what is done.
+    Missing is what is done.
     """
     if not rows:
         return {}

@@ -3,13 +3,13 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, func, select
 
 from ledgermill.errors import OrganizationNotFound
-from ledgermill.storage.connections import Transaction
+from ledgermill.storage.connections import Transaction, raw
 from ledgermill.storage.tables import organization, posting_lock
 
-TAKE = (
+_LOCKED = (
     select(
         posting_lock.c.next_position,
         posting_lock.c.next_rejection,
@@ -25,17 +25,14 @@ TAKE = (
     .join(organization, organization.c.organization_id == posting_lock.c.organization_id)
     .where(posting_lock.c.organization_id == bindparam("organization_id"))
     .with_for_update(of=posting_lock, key_share=True)
+    .subquery("locked")
 )
-CLOCK = select(func.clock_timestamp())
-ADVANCE = (
-    update(posting_lock)
-    .where(posting_lock.c.organization_id == bindparam("of_organization"))
-    .values(
-        next_position=bindparam("position"),
-        next_rejection=bindparam("rejection"),
-        last_booked_at=bindparam("booked_at"),
-    )
-)
+# The clock is read of rows that are locked, and so after the wait for them.
+TAKE = select(_LOCKED, func.clock_timestamp())
+ADVANCE = """
+    UPDATE ledgermill.posting_lock SET next_position = %s, next_rejection = %s, last_booked_at = %s
+    WHERE organization_id = %s
+"""
 
 
 class Held(NamedTuple):
@@ -51,6 +48,12 @@ class Held(NamedTuple):
     time_zone: str
     max_future_days: int
     suspense_id: int
+    clock: datetime
+
+    @property
+    def booking_time(self) -> datetime:
+        """The database's clock, never before the last booking: so the order of numbers is an order of time."""
+        return self.clock if self.last_booked_at is None else max(self.clock, self.last_booked_at)
 
 
 def take(tx: Transaction, organization_id: int) -> Held:
@@ -61,22 +64,8 @@ def take(tx: Transaction, organization_id: int) -> Held:
     return Held._make(row)
 
 
-def booking_time(tx: Transaction, held: Held) -> datetime:
-    """The database's clock, read after the locks; never before the last booking, so that number order is time order."""
-    now: datetime = tx.execute(CLOCK).scalar_one()
-    return now if held.last_booked_at is None else max(now, held.last_booked_at)
-
-
 def advance(
     tx: Transaction, organization_id: int, *, next_position: int, next_rejection: int, booked_at: datetime
 ) -> None:
     """Note what was given out."""
-    tx.execute(
-        ADVANCE,
-        {
-            "of_organization": organization_id,
-            "position": next_position,
-            "rejection": next_rejection,
-            "booked_at": booked_at,
-        },
-    )
+    raw(tx).execute(ADVANCE, [next_position, next_rejection, booked_at, organization_id])

@@ -1,13 +1,13 @@
 """Acceptance: jobs that came over HTTP, the CLI or a schedule, made durable before anybody works on them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from ledgermill.domain import ids
-from ledgermill.domain.journals import JournalRequest, Request
+from ledgermill.domain.journals import JournalRequest, Request, UnusableRequest
 from ledgermill.errors import OrganizationDraining
 from ledgermill.messages import posting as posting_messages
 from ledgermill.messages import routes
@@ -47,13 +47,13 @@ def accept(
     if organization["state"] == "draining":
         raise OrganizationDraining(organization=organization["code"])
     batch_id = new_batch_id()
-    asked = posting_messages.read_list(items) if isinstance(items, bytes) else list(items)
-    requests = posting_messages.read(kind, asked, new_key=lambda place: f"{batch_id}:{place}")
+    requests = posting_messages.read(kind, items, new_key=lambda place: f"{batch_id}:{place}")
     by_time: defaultdict[datetime, list[Request]] = defaultdict(list)
     for request in requests:
         due_at = request.due_at if isinstance(request, JournalRequest) else None
         by_time[max(due_at or now, now)].append(request)
     whole = items if isinstance(items, bytes) and len(by_time) == 1 else None
+    asked: Sequence[object] = () if whole else posting_messages.read_list(items) if isinstance(items, bytes) else items
     rows = [
         Waiting(
             organization_id=organization_id,
@@ -79,3 +79,43 @@ def accept(
     inbox.insert_waiting(tx, rows)
     jobs = [(ids.job_id(batch_id, request.place), request.idempotency_key) for request in requests]
     return Accepted(batch_id, organization["organization_uuid"], jobs, requests)
+
+
+def single(
+    kind: str,
+    item: Mapping[str, Any],
+    *,
+    payload: bytes | None = None,
+    organization_id: int,
+    organization_uuid: UUID,
+    principal_id: int,
+    correlation: str | None,
+    now: datetime,
+) -> Waiting:
+    """What to put into the inbox for one job; `payload` is the list of this one item as JSON, where that is at hand.
+
+    Raises what is wrong with the item: one that is wrong by itself makes no job and binds no key.
+    """
+    batch_id = new_batch_id()
+    (request,) = posting_messages.read(kind, [item], new_key=lambda place: f"{batch_id}:{place}")
+    if isinstance(request, UnusableRequest):
+        raise request.error
+    return Waiting(
+        organization_id=organization_id,
+        batch_id=batch_id,
+        part=0,
+        lane=routes.lane_of(organization_uuid),
+        kind=kind,
+        payload=payload or posting_messages.as_json([item]),
+        jobs=1,
+        places=None,
+        job_keys=[request.idempotency_key],
+        next_item=0,
+        attempts=0,
+        accepted_at=now,
+        due_at=max(request.due_at or now, now),
+        held=False,
+        principal_id=principal_id,
+        correlation=correlation,
+        message_id=None,
+    )

@@ -1,8 +1,9 @@
 """What became of a job: read by id, by key, by batch, as a list, and as a feed of outcomes."""
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from ledgermill.domain import ids
@@ -18,6 +19,7 @@ from ledgermill.messages.jobs import (
 )
 from ledgermill.storage import inbox, jobs
 from ledgermill.storage.connections import Row, Transaction
+from ledgermill.storage.inbox import Waiting
 
 MOST_NOT_POSTED_SHOWN = 1_000
 WAITING_STATES = frozenset({"accepted", "scheduled"})
@@ -134,7 +136,7 @@ def outcomes(tx: Transaction, organization_id: int, *, after: str, limit: int) -
     return OutcomePageV1(outcomes=page, next_after=f"{position}-{rejection}")
 
 
-def ended(row: Row) -> JobV1:
+def ended(row: Row | Mapping[str, Any]) -> JobV1:
     """An ended job as it is shown."""
     return JobV1(
         id=row["job_id"],
@@ -154,7 +156,7 @@ def ended(row: Row) -> JobV1:
     )
 
 
-def _error(row: Row) -> ErrorV1:
+def _error(row: Row | Mapping[str, Any]) -> ErrorV1:
     error = _ERRORS.get(row["code"])
     return ErrorV1.model_validate(
         {
@@ -166,7 +168,13 @@ def _error(row: Row) -> ErrorV1:
     )
 
 
-def _waiting_jobs(row: Row, *, now: datetime) -> Iterable[JobV1]:
+def accepted(row: Waiting) -> JobV1:
+    """A single job as it is shown when it has just been accepted."""
+    (job,) = _waiting_jobs(row._asdict(), now=row.accepted_at)
+    return job
+
+
+def _waiting_jobs(row: Row | Mapping[str, Any], *, now: datetime) -> Iterable[JobV1]:
     """The jobs of an inbox row that are not settled yet."""
     state = _waiting_state(row, now)
     places = row["places"] or range(row["jobs"])
@@ -187,7 +195,7 @@ def _waiting_jobs(row: Row, *, now: datetime) -> Iterable[JobV1]:
             )
 
 
-def _waiting_state(row: Row, now: datetime) -> str:
+def _waiting_state(row: Row | Mapping[str, Any], now: datetime) -> str:
     return "scheduled" if row["due_at"] > now else "accepted"
 
 

@@ -7,7 +7,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -58,7 +57,7 @@ class Work(NamedTuple):
 def settle(runtime: Runtime, organization_id: int, works: Sequence[Work], timings: Timings | None = None) -> list[Plan]:
     """Post what can be posted of these batches, reject the rest, and commit; however often it runs, each job ends once.
 
-    Where the database refuses the batch as a whole, it is halved until the job at fault stands alone.
+    Where the database refuses them as a whole, they are halved until the job at fault stands alone.
 
     Raises: NotActive, DatabaseUnavailable (nothing is known to be committed: try again), and whatever is a bug.
     """
@@ -70,7 +69,9 @@ def settle(runtime: Runtime, organization_id: int, works: Sequence[Work], timing
             raise
         refusal = error
     if len(works) > 1:
-        return [plan for work in works for plan in settle(runtime, organization_id, [work], timings)]
+        middle = len(works) // 2
+        parts = works[:middle], works[middle:]
+        return [plan for part in parts for plan in settle(runtime, organization_id, part, timings)]
     work = works[0]
     requests = work.batch.requests
     if len(requests) == 1:
@@ -172,8 +173,7 @@ def _post(
         next_items = inbox.hold(tx, organization_id, [work.row for work in works if work.row])
         ours = [work for work in works if work.is_at(next_items)]
         batches = [work.batch for work in ours]
-        booked_at = posting_lock.booking_time(tx, held)
-        books = _books(organization_id, held, booked_at)
+        books = _books(organization_id, held)
         if drafted and not (
             len(ours) == len(works) and posting.is_current(drafted, chart_version=held.chart_version, books=books)
         ):
@@ -205,10 +205,14 @@ def _draft(runtime: Runtime, organization_id: int, works: Sequence[Work]) -> Dra
     if known is None or known.books is None:
         return None
     batches = [work.batch for work in works]
-    return posting.draft(batches, chart=known.chart, chart_version=known.version, assumed=known.books)
+    drafted = posting.draft(batches, chart=known.chart, chart_version=known.version, assumed=known.books)
+    if drafted is None:
+        return None
+    return drafted._replace(plan=drafted.plan._replace(begun=jobs.beginnings(drafted.plan.posted)))
 
 
-def _books(organization_id: int, held: posting_lock.Held, booked_at: datetime) -> Books:
+def _books(organization_id: int, held: posting_lock.Held) -> Books:
+    booked_at = held.booking_time
     return Books(
         organization_id=organization_id,
         base_currency=held.base_currency,
@@ -223,7 +227,7 @@ def _books(organization_id: int, held: posting_lock.Held, booked_at: datetime) -
 
 def _write(tx: Transaction, organization_id: int, plan: Plan, books: Books) -> None:
     raw = connections.raw(tx)
-    jobs.copy_posted(raw, plan.posted, shift=plan.shift, ended_at=books.booked_at)
+    jobs.copy_posted(raw, plan.posted, begun=plan.begun, shift=plan.shift, ended_at=books.booked_at)
     jobs.copy_rejected(raw, plan.rejected, shift=plan.shift, ended_at=books.booked_at)
     entries.copy(raw, plan.entries, shift=plan.shift)
     jobs.insert_replays(tx, organization_id, plan.replays)
