@@ -340,6 +340,18 @@ def test_the_sweep_rings_for_what_nobody_works_on_and_for_what_a_dead_worker_had
     assert books.outcomes() == {"orphan": "posted"}
 
 
+def test_a_message_that_comes_back_twice_finds_its_replays_there(books: Books) -> None:
+    books.deliver(journal("a"), journal("b"))
+    published_again = str(new_batch_id())  # by a Producer that did not see them arrive
+    for _ in range(2):
+        books.deliver(journal("a"), journal("b"), is_redelivered=True, message_id=published_again)
+        books.look()
+
+    assert books.inbox() == []
+    assert books.outcomes() == {"a": "posted", "b": "posted"}
+    assert books.query("SELECT count(*) FROM ledgermill.replay") == [2]
+
+
 def test_a_claimed_batch_that_another_claim_looks_at_is_settled_all_the_same(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:

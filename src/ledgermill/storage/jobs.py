@@ -17,13 +17,12 @@ from sqlalchemy import (
     any_,
     bindparam,
     func,
-    insert,
     literal_column,
     select,
     text,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from ledgermill.domain import ids
 from ledgermill.domain.plans import PostedJob, RejectedJob, Settled, Shift
@@ -178,13 +177,13 @@ def copy_rejected(
 
 
 def insert_replays(tx: Transaction, organization_id: int, replays: Sequence[tuple[UUID, UUID]]) -> None:
-    """Let these ids lead to the jobs that settled their keys before."""
+    """Let these ids lead to the jobs that settled their keys before; a batch that comes back finds them there."""
     if replays:
         rows = [
             {"organization_id": organization_id, "job_id": job_id, "first_job_id": first_job_id}
             for job_id, first_job_id in replays
         ]
-        tx.execute(insert(replay), rows)
+        tx.execute(insert(replay).on_conflict_do_nothing(), rows)
 
 
 def settled(tx: Transaction, organization_id: int, keys: Collection[str]) -> dict[str, Settled]:
