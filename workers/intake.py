@@ -24,7 +24,7 @@ from workers.unreadable import BROKER_ERRORS, log
 
 LOOK_EVERY_S = 1.0  # for what no push announces: lists of takers that died, and messages with a priority
 WATCH_AGAIN_AFTER_S = 0.005  # by then the pool process has taken what waits
-BYTES_FOR_ANOTHER = 200_000  # some hundred journals: with less, two would only wait for each other's posting lock
+ANOTHER_AFTER_S = 0.02  # a message has waited: sooner, two processes would only wait for each other's posting lock
 STUCK_AFTER = 3  # times the limit of a task, which should have ended any that is stuck
 EXIT_STUCK = 70
 WAIT_S = 5
@@ -45,12 +45,13 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
         self.redis = publishing.redis_client(settings().broker_url.get_secret_value())
         self.watches: dict[str, Watch] = {}
         self.draining: Counter[str] = Counter()
+        self.oldest: dict[str, tuple[int, float]] = {}
         self.progressed_at = time.monotonic()
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:  # noqa: ARG002 - Celery's protocol
         """Celery calls this each time that it is connected to the broker."""
         self._close()
-        self.watches = {queue: Watch(self.redis, queue, hub, on_message=self._drain) for queue in self.queues}
+        self.watches = {queue: Watch(self.redis, queue, hub, on_message=self._hear) for queue in self.queues}
         for watch in self.watches.values():
             watch.look()
         if self.watches:
@@ -73,32 +74,34 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
             if watch.is_waiting():
                 is_due = True
                 if not self.draining[queue]:
-                    self._drain(queue, 0)
+                    self._drain(queue)
         if not is_due:
             self.progressed_at = time.monotonic()
         elif time.monotonic() - self.progressed_at > STUCK_AFTER * settings().task_time_limit_s:
             end_worker(self.consumer.pool)
 
-    def _drain(self, queue: str, message_bytes: int) -> None:
-        """Have one pool process more drain the queue, once one is free; a second only where much waits."""
-        at_work = self.draining[queue]
-        if at_work >= self.consumer.pool.num_processes:
-            return  # the first that ends looks again
-        if at_work and self._waiting(queue) * message_bytes < BYTES_FOR_ANOTHER:
+    def _hear(self, queue: str, oldest: bytes) -> None:
+        """A queue holds something: one process comes at once, the others where that one is long in coming back."""
+        now, seen = time.monotonic(), hash(oldest)
+        known, since = self.oldest.get(queue, (None, now))
+        if known != seen:
+            since = now
+        self.oldest[queue] = seen, since
+        if self.draining[queue] and now - since < ANOTHER_AFTER_S:
             self.consumer.hub.call_later(WATCH_AGAIN_AFTER_S, self._watch, queue)
-            return
+        else:
+            self._drain(queue)
+
+    def _drain(self, queue: str) -> None:
+        """Have one pool process more drain the queue, once one is free."""
+        if self.draining[queue] >= self.consumer.pool.num_processes:
+            return  # the first that ends looks again
         self.draining[queue] += 1
         slots = self.consumer.controller.semaphore
         if slots is None:  # a pool without processes
             self._apply(queue)
         else:
             slots.acquire(self._apply, queue)
-
-    def _waiting(self, queue: str) -> int:
-        try:
-            return int(self.redis.llen(queue))
-        except BROKER_ERRORS:
-            return 0
 
     def _apply(self, queue: str) -> None:
         taker = str(uuid4())
@@ -116,7 +119,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
                 intake.Intake(self.redis, queue, taker=taker, lease_s=0).leave()
             except BROKER_ERRORS:
                 log.warning("what it had taken comes again when its lease ends: queue=%s", queue)
-            self._drain(queue, 0)
+            self._drain(queue)
 
         from workers.posting import drain  # noqa: PLC0415 - that module needs the app, which has this step
 
@@ -156,7 +159,7 @@ def end_worker(pool: Any) -> NoReturn:
 class Watch:
     """Tells when a queue holds something, and leaves it there: it waits to move the last message to where it is."""
 
-    def __init__(self, client: Redis, queue: str, hub: Any, *, on_message: Callable[[str, int], None]) -> None:
+    def __init__(self, client: Redis, queue: str, hub: Any, *, on_message: Callable[[str, bytes], None]) -> None:
         self.queue = queue
         self._redis = client
         self._hub = hub
@@ -207,7 +210,7 @@ class Watch:
         if answer is None:
             self.look()
         else:
-            self._on_message(self.queue, len(answer))
+            self._on_message(self.queue, answer)
 
     def _fail(self, error: BaseException) -> None:
         log.warning("the queue cannot be watched: queue=%s reason=%s", self.queue, type(error).__name__)

@@ -18,7 +18,7 @@ from ledgermill.usecases import posting
 from ledgermill.usecases.posting import MOST_DEATHS, NotActive, Work
 
 MOST_ROWS_AT_ONCE = 200
-MOST_JOBS_AT_ONCE = 2_000
+MOST_JOBS_AT_ONCE = 5_000
 TAKEN_APART_IN = 16  # the slices of a batch that ended its worker once
 LOOKING_ENDS_AFTER = 0.25  # of the time that a task has: the time limit would count as a death of what is at work
 PAUSE_AFTER_A_BUG_S = 10
