@@ -25,6 +25,7 @@ from workers.unreadable import BROKER_ERRORS, log
 LOOK_EVERY_S = 1.0  # for what no push announces: lists of takers that died, and messages with a priority
 WATCH_AGAIN_AFTER_S = 0.005  # by then the pool process has taken what waits
 ANOTHER_AFTER_S = 0.02  # a message has waited: sooner, two processes would only wait for each other's posting lock
+PAUSE_S = 0.5  # after a process failed: what fails always shall not fail all the time
 STUCK_AFTER = 3  # times the limit of a task, which should have ended any that is stuck
 EXIT_STUCK = 70
 WAIT_S = 5
@@ -119,7 +120,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
                 intake.Intake(self.redis, queue, taker=taker, lease_s=0).leave()
             except BROKER_ERRORS:
                 log.warning("what it had taken comes again when its lease ends: queue=%s", queue)
-            self._drain(queue)
+            self.consumer.hub.call_later(PAUSE_S, self._drain, queue)
 
         from workers.posting import drain  # noqa: PLC0415 - that module needs the app, which has this step
 
