@@ -24,7 +24,7 @@ from workers.unreadable import BROKER_ERRORS, log
 
 LOOK_EVERY_S = 1.0  # for what no push announces: lists of takers that died, and messages with a priority
 WATCH_AGAIN_AFTER_S = 0.005  # by then the pool process has taken what waits
-ANOTHER_AFTER_S = 0.02  # a message has waited: sooner, two processes would only wait for each other's posting lock
+ANOTHER_AFTER_S = 0.05  # a message has waited: sooner, two processes would only wait for each other's posting lock
 PAUSE_S = 0.5  # after a process failed: what fails always shall not fail all the time
 STUCK_AFTER = 3  # times the limit of a task, which should have ended any that is stuck
 EXIT_STUCK = 70

@@ -1,4 +1,4 @@
-"""Latency: from the call that hands a journal to the Producer until the workers say that its batch is settled."""
+"""Latency: from the publish of a message, and from the call of each journal in it, until workers say it is settled."""
 
 import sys
 import threading
@@ -52,14 +52,15 @@ def measure(system: System, *, journals_per_s: float, seconds: float, run: str) 
         listener.join()
     if missing := called.keys() - settled.keys():
         sys.exit(f"{len(missing)} batches were not settled within {SETTLED_WITHIN_S} s")
-    latencies_ms = [(settled[batch] - at) * 1000 for batch, calls in called.items() for at in calls]
-    # The last call of a batch waits for no other: what is left is the way through the broker and the books.
-    last_ms = [(settled[batch] - calls[-1]) * 1000 for batch, calls in called.items()]
+    # A message is published right after the last call that it waited for; the calls before it lingered in the Producer.
+    published_ms = [(settled[batch] - calls[-1]) * 1000 for batch, calls in called.items() for _ in calls]
+    called_ms = [(settled[batch] - at) * 1000 for batch, calls in called.items() for at in calls]
     return {
         "latency_journals_per_s": len(journals) / offered_s,
-        "latency_p50_ms": percentile(latencies_ms, 50),
-        "latency_p99_ms": percentile(latencies_ms, 99),
-        "latency_most_ms": max(latencies_ms),
-        "latency_of_last_in_message_p50_ms": percentile(last_ms, 50),
+        "latency_p50_ms": percentile(published_ms, 50),
+        "latency_p99_ms": percentile(published_ms, 99),
+        "latency_from_call_p50_ms": percentile(called_ms, 50),
+        "latency_from_call_p99_ms": percentile(called_ms, 99),
+        "latency_most_ms": max(called_ms),
         "latency_journals_in_a_message": len(journals) / len(called),
     }

@@ -231,16 +231,17 @@ def _write(tx: Transaction, organization_id: int, plan: Plan, books: Books) -> N
     jobs.copy_rejected(raw, plan.rejected, shift=plan.shift, ended_at=books.booked_at)
     entries.copy(raw, plan.entries, shift=plan.shift)
     jobs.insert_replays(tx, organization_id, plan.replays)
-    balances.add(tx, organization_id, plan.balances, booked_at=books.booked_at)
-    balances.add_days(tx, organization_id, plan.days, booked_on=books.today)
-    if plan.posted or plan.rejected:
-        posting_lock.advance(
-            tx,
-            organization_id,
-            next_position=books.next_position + len(plan.posted),
-            next_rejection=books.next_rejection + len(plan.rejected),
-            booked_at=books.booked_at,
-        )
+    with raw.pipeline():  # three statements, one round trip
+        balances.add(tx, organization_id, plan.balances, booked_at=books.booked_at)
+        balances.add_days(tx, organization_id, plan.days, booked_on=books.today)
+        if plan.posted or plan.rejected:
+            posting_lock.advance(
+                tx,
+                organization_id,
+                next_position=books.next_position + len(plan.posted),
+                next_rejection=books.next_rejection + len(plan.rejected),
+                booked_at=books.booked_at,
+            )
 
 
 def _look(
