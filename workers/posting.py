@@ -14,7 +14,7 @@ from ledgermill.broker.intake import Intake, Taken
 from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE
 from ledgermill.errors import Unavailable
 from ledgermill.messages import routes
-from ledgermill.observability import logger
+from ledgermill.observability import Timings, logger
 from ledgermill.runtime import now
 from ledgermill.storage import failures
 from ledgermill.usecases import delivery, waiting
@@ -52,10 +52,18 @@ def drain(queue: str, taker: str) -> list[Shown]:
     intake = Intake(runtime().broker.redis, queue, taker=taker, lease_s=settings.visibility_timeout_s)
     give_up_at = time.monotonic() + DRAINING_ENDS_AFTER * settings.task_time_limit_s
     shown: list[Shown] = []
+    timings = Timings()
     try:
-        while time.monotonic() < give_up_at and (taken := intake.take()):
-            shown += _settle(queue, taken)
-            intake.drop()
+        while time.monotonic() < give_up_at:
+            with timings.phase("take"):
+                taken = intake.take()
+            if not taken:
+                break
+            shown += _settle(queue, taken, timings)
+            with timings.phase("ack"):
+                intake.drop()
+        if shown:
+            runtime().broker.tell_settled([], {f"seconds:{phase}": s for phase, s in timings.seconds.items()})
     except (MemoryError, NotKeptError) as error:
         # What was taken comes again as redelivered, and then its attempts are counted.
         log.warning("messages are left for another try", queue=queue, reason=type(error).__name__)
@@ -96,20 +104,21 @@ def look(*, lane: int = 0, **_newer: object) -> None:
         log.warning("the inbox waits until the database is back", lane=lane, reason=type(error).__name__)
 
 
-def _settle(queue: str, taken: Taken) -> list[Shown]:
+def _settle(queue: str, taken: Taken, timings: Timings) -> list[Shown]:
     started, taken_at = time.monotonic(), now()
     orders: list[Order] = []
     lanes = set()
-    for raw in taken.messages:
-        try:
-            order = read_order(raw, queue=queue, taken_at=taken_at, is_redelivered=taken.is_redelivered)
-        except UnreadableError as error:
-            _put_aside(raw, queue=queue, reason=error.reason)
-            continue
-        if isinstance(order, Ring):
-            lanes.add(order.lane)
-        else:
-            orders.append(order)
+    with timings.phase("take"):
+        for raw in taken.messages:
+            try:
+                order = read_order(raw, queue=queue, taken_at=taken_at, is_redelivered=taken.is_redelivered)
+            except UnreadableError as error:
+                _put_aside(raw, queue=queue, reason=error.reason)
+                continue
+            if isinstance(order, Ring):
+                lanes.add(order.lane)
+            else:
+                orders.append(order)
     if orders:
         _take([order.message for order in orders], raws=[order.raw for order in orders], queue=queue)
     runtime_s = time.monotonic() - started

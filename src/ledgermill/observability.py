@@ -10,7 +10,7 @@ from time import perf_counter
 
 import structlog
 
-PHASES = ("read", "draft", "lock", "plan", "write", "commit")
+PHASES = ("take", "read", "draft", "lock", "plan", "write", "commit", "ack")
 
 
 def configure_logging(*, level: str, as_json: bool) -> None:

@@ -129,9 +129,11 @@ class Broker:
         """After a commit: wake who waits for these batches, and count."""
         try:
             with self.redis.pipeline(transaction=False) as pipeline:
-                pipeline.publish(SETTLED_CHANNEL, " ".join(str(batch) for batch in batches))
+                if names := " ".join(str(batch) for batch in batches):
+                    pipeline.publish(SETTLED_CHANNEL, names)
                 for name, amount in counters.items():
-                    pipeline.hincrbyfloat(METRICS_KEY, name, amount)
+                    if amount:
+                        pipeline.hincrbyfloat(METRICS_KEY, name, amount)
                 pipeline.execute()
         except redis.RedisError as error:
             log.warning(
