@@ -52,6 +52,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:  # noqa: ARG002 - Celery's protocol
         """Celery calls this each time that it is connected to the broker."""
         self._close()
+        self.progressed_at = time.monotonic()  # nothing could be done while the broker was away
         self.watches = {queue: Watch(self.redis, queue, hub, on_message=self._hear) for queue in self.queues}
         for watch in self.watches.values():
             watch.look()

@@ -89,6 +89,20 @@ def test_a_worker_that_goes_on_is_left_alone_however_long_the_queue(
     assert busy.consumer.applied == 100
 
 
+def test_a_worker_that_finds_its_broker_again_after_long_is_not_ended_for_it(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    back = step(monkeypatch, answers=False)
+    back.watches, back.queues = {}, []
+    clock[0] += 3_600
+    back.register_with_event_loop(back.consumer, back.consumer)
+    back.watches = {"posting": Queue()}  # type: ignore[dict-item]
+
+    back._look()  # raises nothing
+
+    assert back.consumer.applied == 1
+
+
 def test_the_end_of_a_worker_takes_its_pool_with_it() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     ends = (
