@@ -1,0 +1,16 @@
+"""What waiting clients and producers are told in fewer round trips: outcomes, and how long jobs wait."""
+
+from pathlib import Path
+from typing import cast
+
+import psycopg
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    statements = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
+    connection = cast("psycopg.Connection", op.get_bind().connection.driver_connection)
+    connection.execute(statements)  # as one script: SQLAlchemy would look for parameters in it
