@@ -26,8 +26,12 @@ bench: $(VENV)/dev.stamp  ## How fast, beside floor and rivals of the same run; 
 bench-growth: $(VENV)/dev.stamp  ## As fast at 10 million entries? Takes a quarter of an hour; ARGS="--entries 1000000" is shorter.
 	$(BIN)/python tests/benchmarks/growth.py $(ARGS)
 
-faults: $(VENV)/dev.stamp  ## Processes and servers killed under load; SEED=n plays another plan.
-	$(if $(SEED),LEDGERMILL_SEED=$(SEED)) $(BIN)/python -m pytest tests/faults -s
+faults: $(VENV)/dev.stamp  ## Faults under load, in three minutes; MINUTES=40 SEED=7 runs longer, MUTANT=name broken workers, which must fail.
+ifeq ($(MINUTES)$(MUTANT),)
+	$(if $(SEED),LEDGERMILL_SEED=$(SEED)) LEDGERMILL_MUTANTS=1 $(BIN)/python -m pytest tests/faults -s
+else
+	PYTHONPATH=. $(BIN)/python tests/faults/campaign.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(MUTANT),--mutant $(MUTANT)) $(ARGS)
+endif
 
 lock: $(VENV)/dev.stamp  ## Resolve the newest versions that pyproject.toml allows, for every platform.
 	$(BIN)/pip install --quiet uv

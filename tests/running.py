@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import random
 import secrets
 import subprocess
@@ -20,10 +21,13 @@ from sqlalchemy import text
 
 from ledgermill.broker import publishing
 from ledgermill.config import Settings
+from ledgermill.domain.journals import POST_JOURNAL
 from ledgermill.embedded import ports
-from ledgermill.runtime import Runtime
-from ledgermill.usecases import organizations
+from ledgermill.runtime import Runtime, new_batch_id, now
+from ledgermill.usecases import acceptance, charts, delivery, organizations, waiting
+from ledgermill.usecases.verify import verify
 
+ROOT = Path(__file__).parents[1]
 ALL_SCOPES = ("read", "post", "post:system", "ledgers")
 CHART: list[dict[str, Any]] = [
     {"code": "ASSETS", "type": "asset", "is_head": True},
@@ -164,6 +168,150 @@ def running(settings: Settings, *, api_url: str, worker_pid: int) -> Iterator[Sy
         yield System(settings, api_url, worker_pid, client, owner, celery)
     celery.close()
     owner.close()
+
+
+class Books:
+    """An organization, one worker's runtime, and plain SQL beside them, all in this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.owner = Runtime(settings, role="owner")
+        self.worker = Runtime(settings, role="worker")
+        with self.owner.engine.begin() as tx:
+            organizations.create(tx, code="acme", name="Acme", base_currency="EUR", time_zone="UTC")
+            opened: Any = [(item["code"], item) for item in CHART]
+            charts.open_chart(tx, 1, opened, principal_id=1)
+
+    def message(
+        self, *items: dict[str, Any], is_redelivered: bool = False, message_id: str | None = None
+    ) -> delivery.Message:
+        return delivery.Message(
+            message_id=message_id or str(new_batch_id()),
+            kind=POST_JOURNAL,
+            organization="acme",
+            items=list(items),
+            queue="posting",
+            correlation=None,
+            is_redelivered=is_redelivered,
+            taken_at=now(),
+        )
+
+    def deliver(self, *items: dict[str, Any], is_redelivered: bool = False, message_id: str | None = None) -> None:
+        delivery.take(self.worker, [self.message(*items, is_redelivered=is_redelivered, message_id=message_id)])
+
+    def accept(self, *items: dict[str, Any]) -> None:
+        with self.owner.engine.begin() as tx:
+            acceptance.accept(tx, 1, kind=POST_JOURNAL, items=items, principal_id=1, correlation=None, now=now())
+
+    def look(self) -> int:
+        return waiting.look(self.worker, 0)
+
+    def outlast_the_lease(self) -> None:
+        self.run("UPDATE ledgermill.inbox SET claimed_at = claimed_at - interval '1 hour'")
+
+    def run(self, statement: str) -> None:
+        with self.owner.engine.begin() as tx:
+            tx.exec_driver_sql(statement)
+
+    def query(self, statement: str) -> list[Any]:
+        """Rows, or their values where they have but one column."""
+        with self.owner.engine.begin() as tx:
+            return [tuple(row) if len(row) > 1 else row[0] for row in tx.exec_driver_sql(statement)]
+
+    def outcomes(self) -> dict[str | None, str]:
+        return dict(self.query("SELECT idempotency_key, coalesce(code, state) FROM ledgermill.job"))
+
+    def till(self) -> int:
+        balance: int = self.query(
+            "SELECT (debits - credits)::bigint FROM ledgermill.balance JOIN ledgermill.ledger USING (ledger_id)"
+            " WHERE code = 'TILL'"
+        )[0]
+        return balance
+
+    def inbox(self) -> list[tuple[int, int, int]]:
+        """Jobs, settled jobs and attempts of each batch that waits."""
+        return self.query("SELECT jobs, next_item, attempts FROM ledgermill.inbox ORDER BY batch_id, part")
+
+
+@contextmanager
+def open_books(settings: Settings) -> Iterator[Books]:
+    """Books that have to verify when the test ends."""
+    books = Books(settings)
+    yield books
+    report = verify(books.owner.engine)
+    books.worker.close()
+    books.owner.close()
+    assert report.is_clean, report.as_text()
+
+
+@contextmanager
+def refusing(books: Books, table: str, condition: str, *, sqlstate: str) -> Iterator[None]:
+    """Meanwhile the database refuses rows of this kind."""
+    books.run(f"""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'not this one' USING ERRCODE = '{sqlstate}'; END $$""")
+    books.run(f"""
+        CREATE TRIGGER refuse BEFORE INSERT ON ledgermill.{table} FOR EACH ROW
+        WHEN ({condition}) EXECUTE FUNCTION refuse()""")
+    yield
+    books.run(f"DROP TRIGGER refuse ON ledgermill.{table}")
+    books.run("DROP FUNCTION refuse()")
+
+
+@dataclass(frozen=True)
+class WorkerProcess:
+    """A Celery worker: its main process, its pool, what it logged."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def children(self) -> set[int]:
+        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return {int(pid) for pid in found}
+
+    def rss_mb(self) -> float:
+        """What the main process and its pool have in memory, together."""
+        found = 0.0
+        for pid in (self.process.pid, *self.children()):
+            found += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+        return found
+
+
+@contextmanager
+def worker_process(
+    environment: Mapping[str, str],
+    folder: Path,
+    *,
+    app: str = "workers.app",
+    queues: str = "posting,maintenance",
+    name: str = "worker",
+    processes: int = 2,
+    with_beat: bool = True,
+) -> Iterator[WorkerProcess]:
+    """A worker from when it takes messages; it is ended at the end, if it has not ended by itself."""
+    alive = folder / f"{name}.alive"
+    alive.unlink(missing_ok=True)  # a worker that was killed leaves it behind
+    options = ["-Q", queues, "-n", f"{name}@%h", "-c", str(processes), "--without-gossip", "--without-mingle"]
+    options += ["-B", "-s", str(folder / f"{name}.schedule")] if with_beat else []
+    log = folder / f"{name}.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", app, "worker", *options],
+            env={**environment, "LEDGERMILL_HEARTBEAT_FILE": str(alive)},
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        eventually(lambda: alive.exists() or process.poll() is not None, within_s=40)
+        assert alive.exists(), log.read_text()
+        yield WorkerProcess(process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 @contextmanager

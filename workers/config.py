@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from celery.schedules import crontab
 from kombu.entity import Queue
 
 from ledgermill.broker.publishing import celery_settings
@@ -38,6 +39,17 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
                 "task": routes.SWEEP.task,
                 "schedule": settings.sweep_every_s,
                 "options": {"queue": routes.MAINTENANCE_QUEUE},
-            }
+            },
+            # A run that nobody took before the next one is due is left out.
+            "verify what was posted since the last clean run": {
+                "task": routes.VERIFY_NEW.task,
+                "schedule": settings.verify_every_s,
+                "options": {"queue": routes.MAINTENANCE_QUEUE, "expires": settings.verify_every_s},
+            },
+            "verify all books": {
+                "task": routes.VERIFY_ALL.task,
+                "schedule": crontab(hour=settings.verify_all_at_hour, minute=17),
+                "options": {"queue": routes.MAINTENANCE_QUEUE, "expires": 3600.0},
+            },
         },
     }

@@ -23,7 +23,7 @@ from ledgermill.messages import routes
 from workers.unreadable import BROKER_ERRORS, log
 
 LOOK_EVERY_S = 1.0  # for what no push announces: lists of takers that died, and messages with a priority
-WATCH_AGAIN_AFTER_S = 0.005  # by then the pool process has taken what waits
+STAY_S = 0.05  # so long a process waits at an empty queue: it takes a message a millisecond sooner than one sent for
 ANOTHER_AFTER_S = 0.05  # a message has waited: sooner, two processes would only wait for each other's posting lock
 PAUSE_S = 0.5  # after a process failed: what fails always shall not fail all the time
 STUCK_AFTER = 3  # times the limit of a task, which should have ended any that is stuck
@@ -46,7 +46,8 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
         self.redis = publishing.redis_client(settings().broker_url.get_secret_value())
         self.watches: dict[str, Watch] = {}
         self.draining: Counter[str] = Counter()
-        self.oldest: dict[str, tuple[int, float]] = {}
+        self.first: dict[str, str] = {}  # by queue, the taker that is at it for as long as messages come
+        self.gone: list[str] = []  # takers that died
         self.progressed_at = time.monotonic()
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:  # noqa: ARG002 - Celery's protocol
@@ -72,7 +73,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
     def _look(self) -> None:
         is_due = False
         for queue, watch in self.watches.items():
-            watch.look()
+            self._watch(queue)
             if watch.is_waiting():
                 is_due = True
                 if not self.draining[queue]:
@@ -82,56 +83,78 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
         elif time.monotonic() - self.progressed_at > STUCK_AFTER * settings().task_time_limit_s:
             end_worker(self.consumer.pool)
 
-    def _hear(self, queue: str, oldest: bytes) -> None:
-        """A queue holds something: one process comes at once, the others where that one is long in coming back."""
-        now, seen = time.monotonic(), hash(oldest)
-        known, since = self.oldest.get(queue, (None, now))
-        if known != seen:
-            since = now
-        self.oldest[queue] = seen, since
-        if self.draining[queue] and now - since < ANOTHER_AFTER_S:
-            self.consumer.hub.call_later(WATCH_AGAIN_AFTER_S, self._watch, queue)
-        else:
+    def _hear(self, queue: str) -> None:
+        """A queue holds something: a process comes, unless one is there that comes back only when it is empty."""
+        if queue not in self.first:
             self._drain(queue)
+
+    def _help(self, queue: str, taker: str, last_oldest: int | None) -> None:
+        """Send another process where the first is long in coming back for the queue's oldest message."""
+        if self.first.get(queue) != taker:
+            return
+        oldest = None
+        if self.draining[queue] < self.consumer.pool.num_processes and queue in self.watches:
+            oldest = self.watches[queue].oldest()
+            if oldest is not None and oldest == last_oldest:
+                self._drain(queue)
+        self.consumer.hub.call_later(ANOTHER_AFTER_S, self._help, queue, taker, oldest)
 
     def _drain(self, queue: str) -> None:
         """Have one pool process more drain the queue, once one is free."""
         if self.draining[queue] >= self.consumer.pool.num_processes:
             return  # the first that ends looks again
         self.draining[queue] += 1
+        taker = str(uuid4())
+        if self.first.setdefault(queue, taker) == taker:
+            self.consumer.hub.call_later(ANOTHER_AFTER_S, self._help, queue, taker, None)
         slots = self.consumer.controller.semaphore
         if slots is None:  # a pool without processes
-            self._apply(queue)
+            self._apply(queue, taker)
         else:
-            slots.acquire(self._apply, queue)
+            slots.acquire(self._apply, queue, taker)
 
-    def _apply(self, queue: str) -> None:
-        taker = str(uuid4())
-
+    def _apply(self, queue: str, taker: str) -> None:
         def ended(shown: Sequence[Any]) -> None:
-            self.draining[queue] -= 1
+            self._end(queue, taker)
             self.progressed_at = time.monotonic()
             self._show(shown)
             self._watch(queue)
 
         def died(error: Any) -> None:
-            self.draining[queue] -= 1
+            self._end(queue, taker)
             log.error("a pool process died or failed at the intake: queue=%s reason=%s", queue, error.type.__name__)
             try:
                 intake.Intake(self.redis, queue, taker=taker, lease_s=0).leave()
             except BROKER_ERRORS:
                 log.warning("what it had taken comes again when its lease ends: queue=%s", queue)
-            self.consumer.hub.call_later(PAUSE_S, self._drain, queue)
+            self.consumer.hub.call_later(PAUSE_S, self._go_on, queue, taker)
 
         from workers.posting import drain  # noqa: PLC0415 - that module needs the app, which has this step
 
+        gone, self.gone = self.gone, []
+        # It waits for more only where other work finds a free process meanwhile.
+        is_one_free = self.draining.total() < self.consumer.pool.num_processes
+        stay_s = STAY_S if is_one_free and self.first.get(queue) == taker else 0
         self.consumer.pool.apply_async(
-            drain, (queue, taker), callback=ended, error_callback=died, timeout=settings().task_time_limit_s
+            drain,
+            (queue, taker, stay_s, gone),
+            callback=ended,
+            error_callback=died,
+            timeout=settings().task_time_limit_s,
         )
-        self.consumer.hub.call_later(WATCH_AGAIN_AFTER_S, self._watch, queue)
+
+    def _go_on(self, queue: str, taker: str) -> None:
+        """After a process died: the next tells the database, which it may have left claims in."""
+        self.gone.append(taker)
+        self._drain(queue)
+
+    def _end(self, queue: str, taker: str) -> None:
+        self.draining[queue] -= 1
+        if self.first.get(queue) == taker:
+            del self.first[queue]
 
     def _watch(self, queue: str) -> None:
-        if queue in self.watches:  # not where the broker is away
+        if queue in self.watches and queue not in self.first:  # not where the broker is away
             self.watches[queue].look()
 
     def _show(self, shown: Sequence[Any]) -> None:
@@ -161,7 +184,7 @@ def end_worker(pool: Any) -> NoReturn:
 class Watch:
     """Tells when a queue holds something, and leaves it there: it waits to move the last message to where it is."""
 
-    def __init__(self, client: Redis, queue: str, hub: Any, *, on_message: Callable[[str, bytes], None]) -> None:
+    def __init__(self, client: Redis, queue: str, hub: Any, *, on_message: Callable[[str], None]) -> None:
         self.queue = queue
         self._redis = client
         self._hub = hub
@@ -196,6 +219,15 @@ class Watch:
             log.warning("the intake cannot be seen: queue=%s reason=%s", self.queue, type(error).__name__)
             return False
 
+    def oldest(self) -> int | None:
+        """A hash of the oldest message; None where none waits."""
+        try:
+            message = self._redis.lindex(self.queue, -1)
+        except BROKER_ERRORS as error:
+            log.warning("the queue cannot be seen: queue=%s reason=%s", self.queue, type(error).__name__)
+            return None
+        return None if message is None else hash(message)
+
     def close(self) -> None:
         self._is_closed = True
         self._disconnect()
@@ -212,7 +244,7 @@ class Watch:
         if answer is None:
             self.look()
         else:
-            self._on_message(self.queue, answer)
+            self._on_message(self.queue)
 
     def _fail(self, error: BaseException) -> None:
         log.warning("the queue cannot be watched: queue=%s reason=%s", self.queue, type(error).__name__)

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from celery import Task
 from celery.exceptions import Reject
@@ -17,7 +18,7 @@ from ledgermill.messages import routes
 from ledgermill.observability import Timings, logger
 from ledgermill.runtime import now
 from ledgermill.storage import failures
-from ledgermill.usecases import delivery, waiting
+from ledgermill.usecases import delivery, soundness, waiting
 from workers.app import app
 from workers.lifecycle import runtime
 from workers.orders import Order, Ring, as_correlation, read_order
@@ -43,10 +44,15 @@ class NotKeptError(Exception):
     """A message could not even be set aside; it stays where it is."""
 
 
-def drain(queue: str, taker: str) -> list[Shown]:
+class NotSoundError(Exception):
+    """A message failed in a process that is not known to post any; it comes again when its lease ends."""
+
+
+def drain(queue: str, taker: str, stay_s: float = 0, gone: Sequence[str] = ()) -> list[Shown]:
     """Settle what waits in a posting queue, many messages at once, until it is empty or other work should have a turn.
 
-    Runs in a pool process; `taker` is new for each call, and names the list that holds what is at work.
+    Runs in a pool process; `taker` is new for each call, and names the list that holds what is at work. Where the
+    queue is empty it waits for up to `stay_s` for the next message. `gone` are takers that died.
     """
     settings = runtime().settings
     intake = Intake(runtime().broker.redis, queue, taker=taker, lease_s=settings.visibility_timeout_s)
@@ -54,14 +60,18 @@ def drain(queue: str, taker: str) -> list[Shown]:
     shown: list[Shown] = []
     timings = Timings()
     try:
+        for other in gone:
+            waiting.free(runtime(), UUID(other))
         while time.monotonic() < give_up_at:
-            with timings.phase("take"):
-                taken = intake.take()
+            taken = _next(intake, stay_s, timings)
             if not taken:
                 break
-            shown += _settle(queue, taken, timings)
+            settled, lanes = _settle(queue, taken, timings)
+            shown += settled
             with timings.phase("ack"):
                 intake.drop()
+            for lane in sorted(lanes):  # a ring may be lost, and what the inbox holds may end this process
+                _look(lane, claimant=UUID(taker))
         if shown:
             runtime().broker.tell_settled([], {f"seconds:{phase}": s for phase, s in timings.seconds.items()})
     except (MemoryError, NotKeptError) as error:
@@ -69,6 +79,8 @@ def drain(queue: str, taker: str) -> list[Shown]:
         log.warning("messages are left for another try", queue=queue, reason=type(error).__name__)
         _pause()
         intake.leave()
+    except NotSoundError:
+        log.critical("messages fail in a worker that posted none so far; they stay in the broker", queue=queue)
     except BROKER_ERRORS as error:
         log.warning("the broker is away; what was taken comes again", queue=queue, reason=type(error).__name__)
     except (Unavailable, *failures.DatabaseError) as error:
@@ -76,6 +88,15 @@ def drain(queue: str, taker: str) -> list[Shown]:
         intake.give_back()
         _pause()
     return shown[:MOST_SHOWN]
+
+
+def _next(intake: Intake, stay_s: float, timings: Timings) -> Taken | None:
+    with timings.phase("take"):
+        taken = intake.take()
+    if not taken and stay_s and intake.wait(stay_s):
+        with timings.phase("take"):
+            taken = intake.take()
+    return taken
 
 
 @app.task(name=routes.POST_JOURNALS.task, bind=True)
@@ -93,8 +114,12 @@ def update_balances(self: Task, *, organization: object = None, updates: object 
 @app.task(name=routes.LOOK.task, acks_late=False)  # the inbox keeps the truth, so a ring may be lost
 def look(*, lane: int = 0, **_newer: object) -> None:
     """Work off the inbox of a lane."""
+    _look(lane)
+
+
+def _look(lane: int, *, claimant: UUID | None = None) -> None:
     try:
-        waiting.look(runtime(), lane)
+        waiting.look(runtime(), lane, claimant)
     except MemoryError:
         # Unhandled it would end the whole worker. What was claimed keeps its attempt, and comes in smaller slices.
         log.exception("no memory to look into the inbox", lane=lane)
@@ -104,7 +129,8 @@ def look(*, lane: int = 0, **_newer: object) -> None:
         log.warning("the inbox waits until the database is back", lane=lane, reason=type(error).__name__)
 
 
-def _settle(queue: str, taken: Taken, timings: Timings) -> list[Shown]:
+def _settle(queue: str, taken: Taken, timings: Timings) -> tuple[list[Shown], set[int]]:
+    """What was settled, and the lanes that were rung for."""
     started, taken_at = time.monotonic(), now()
     orders: list[Order] = []
     lanes = set()
@@ -120,24 +146,34 @@ def _settle(queue: str, taken: Taken, timings: Timings) -> list[Shown]:
             else:
                 orders.append(order)
     if orders:
-        _take([order.message for order in orders], raws=[order.raw for order in orders], queue=queue)
-    runtime_s = time.monotonic() - started
-    for lane in sorted(lanes):
-        look(lane=lane)
-    return _shown(orders, runtime_s)
+        _take([(order.message, order.raw) for order in orders])
+    return _shown(orders, time.monotonic() - started), lanes
 
 
-def _take(messages: Sequence[delivery.Message], *, raws: Sequence[bytes], queue: str) -> None:
+def _take(taken: Sequence[tuple[delivery.Message, bytes]]) -> None:
+    """Deliver these messages. One that sets off what nobody foresaw is kept, unless this process may be at fault."""
     try:
-        delivery.take(runtime(), messages)
+        delivery.take(runtime(), [message for message, _ in taken])
     except (Unavailable, MemoryError, *BROKER_ERRORS):
         raise
     except Exception as error:
         if failures.is_temporary(error):
             raise
-        log.exception("messages failed for a reason that nobody foresaw; they are kept", queue=queue)
-        for raw in raws:
-            _put_aside(raw, queue=queue, reason=f"{type(error).__name__} in the worker")
+        log.exception("messages failed for a reason that nobody foresaw", messages=len(taken))
+        if len(taken) > 1:
+            unsure = []
+            for one in taken:
+                try:
+                    _take([one])
+                except NotSoundError:
+                    unsure.append(one)
+            for one in unsure:
+                _take([one])
+            return
+        message, raw = taken[0]
+        if not soundness.has_posted(runtime(), message.kind):
+            raise NotSoundError from error
+        _put_aside(raw, queue=message.queue, reason=f"{type(error).__name__} in the worker")
 
 
 def _put_aside(raw: bytes, *, queue: str, reason: str) -> None:
@@ -174,8 +210,8 @@ def _deliver(task: Task, kind: str, organization: object, items: object) -> None
     )
     raw = json.dumps({"id": message.message_id, "kind": kind, "organization": organization, "items": items}).encode()
     try:
-        _take([message], raws=[raw], queue=message.queue)
-    except (MemoryError, NotKeptError, Unavailable, *BROKER_ERRORS, *failures.DatabaseError) as error:
+        _take([(message, raw)])
+    except (MemoryError, NotKeptError, NotSoundError, Unavailable, *BROKER_ERRORS, *failures.DatabaseError) as error:
         # Unhandled, Celery would drop the message, and a MemoryError would end the whole worker.
         log.warning("the message goes back", message=message.message_id, reason=type(error).__name__)
         _pause()

@@ -12,8 +12,9 @@ from uuid import uuid4
 
 from kombu.transport import redis as kombu_redis
 from redis import ConnectionPool, Redis
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from workers.envelope import Envelope, read_envelope
@@ -105,6 +106,9 @@ class Channel(kombu_redis.Channel):
     def _receive_one(self, c: Any) -> Any:
         # Remote control: a broadcast is nobody's job, so a broken one is only logged. Unguarded,
         # `PUBLISH /0.celery.pidbox 1` ends the worker.
+        if c.connection is not None:
+            # Left to itself redis-py connects again in here, and then waits for a broadcast: the whole worker with it.
+            c.connection.retry = Retry(NoBackoff(), 0)
         try:
             return super()._receive_one(c)
         except (Empty, *BROKER_ERRORS):
@@ -118,3 +122,6 @@ class Transport(kombu_redis.Transport):
     """Celery's setting: `broker_transport = "workers.transport:Transport"`, beside an ordinary `redis://` URL."""
 
     Channel = Channel
+    # A server that became a replica, or is full, says so in a ResponseError. Celery would end the worker for it; as an
+    # error of the connection it makes it connect again until the server is itself.
+    connection_errors = (*kombu_redis.Transport.connection_errors, ResponseError)

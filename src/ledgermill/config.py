@@ -36,11 +36,21 @@ class Settings(BaseSettings):
         0, ge=0, le=1024, description="Queues posting.0 to posting.N-1 beside `posting`; an organization stays on one."
     )
     sweep_every_s: float = Field(3.0, gt=0, description="How often beat looks for accepted jobs that nobody works on.")
+    verify_every_s: float = Field(
+        600.0, gt=0, description="How often beat checks what was posted since the books were last found clean."
+    )
+    verify_all_at_hour: int = Field(3, ge=0, le=23, description="The hour, in UTC, in which beat checks all books.")
+    verify_time_limit_s: int = Field(
+        3600, ge=1, description="A run of verify by beat, and each of its statements, is ended after this long."
+    )
     visibility_timeout_s: int = Field(
         30, ge=5, description="After this long, messages that a worker took and did not settle go to another."
     )
     task_time_limit_s: int = Field(20, ge=2, description="A pool child that works longer on one message is ended.")
     wait_s: float = Field(5.0, ge=0, le=60, description="How long a write over HTTP waits for its outcome by default.")
+    most_backlog_s: float = Field(
+        300.0, gt=0, description="New jobs over HTTP are refused (503) while the oldest due work has waited longer."
+    )
     require_idempotency_key: bool = Field(
         False, description="Refuse HTTP journals without a key instead of minting one."
     )

@@ -187,6 +187,11 @@ class JournalNotFound(NotFound):
     sentence = "There is no journal {journal}."
 
 
+class QuarantineNotFound(NotFound):
+    code = "QUARANTINE_NOT_FOUND"
+    sentence = "There is no message {message} in quarantine."
+
+
 class RouteNotFound(NotFound):
     code = "NOT_FOUND"
     sentence = "There is nothing at {path}."
@@ -239,6 +244,18 @@ class KeyReused(Conflict):
     sentence = "The idempotency key {idempotency_key} is bound to other content, as job {job}; use a new key."
 
 
+class JobNotRejected(Conflict):
+    code = "JOB_NOT_REJECTED"
+    sentence = "Job {job} is {state}; only a rejected or quarantined job can be sent again."
+
+
+class JobSentAgain(Conflict):
+    code = "JOB_SENT_AGAIN"
+    sentence = (
+        "Job {job} was sent again as job {sent_as}, which is {state}; say `again` if it is to be posted once more."
+    )
+
+
 class CodeTaken(Conflict):
     code = "CODE_TAKEN"
     sentence = "{field}: there is a ledger {code} already."
@@ -270,6 +287,22 @@ class DatabaseUnavailable(Unavailable):
 class BrokerUnavailable(Unavailable):
     code = "BROKER_UNAVAILABLE"
     sentence = "The message broker does not answer just now."
+
+
+class BrokerFull(BrokerUnavailable):
+    code = "BROKER_FULL"
+    sentence = (
+        "The queue {queue} takes no more just now: {problem}. Publish again later, or let `confirm` do so; start more"
+        " posting workers if this lasts."
+    )
+
+
+class Backlogged(Unavailable):
+    code = "BACKLOGGED"
+    sentence = (
+        "The oldest job that is due has waited {oldest_s} s, longer than {most_s} s, so no more is accepted just now."
+        " Send this again after {retry_after_s} s, with the same idempotency key."
+    )
 
 
 class NotMigrated(Unavailable):

@@ -6,6 +6,9 @@
 
 A publish is not yet acceptance: the broker may lose a message. `confirm` asks which jobs have arrived in the books or
 their inbox, and publishes the others again; a job that arrives twice has one effect.
+
+Where workers do not keep up the Producer slows down: it looks twice a second how much waits in the queue, and publishes
+no more while that is over a limit. So `post` waits when its message is full, and `post_many` and `flush` wait.
 """
 
 import threading
@@ -21,9 +24,9 @@ import httpx2
 import orjson
 
 from ledgermill.broker import publishing
-from ledgermill.config import Settings
+from ledgermill.broker.backlog import Seen
 from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE
-from ledgermill.errors import BrokerUnavailable, LookupUnavailable
+from ledgermill.errors import BrokerFull, BrokerUnavailable, LookupUnavailable
 from ledgermill.messages import posting, routes
 from ledgermill.messages.jobs import MOST_KEYS
 from ledgermill.runtime import new_batch_id
@@ -32,6 +35,7 @@ MOST_IN_A_MESSAGE: Final = 2_000
 CHECKED_AT_ONCE: Final = 100  # with more, the garbage collector takes as long as the checks
 LOOK_EVERY_S: Final = 0.5
 PUBLISH_AGAIN_AFTER_S: Final = 5.0
+MOST_MEMORY_SHARE: Final = 0.8  # of what Redis may use: the rest is for what is at work, and for other producers
 
 
 class Handle(NamedTuple):
@@ -69,9 +73,12 @@ class Producer:
         api_url, api_key: where to ask what has arrived (scope read). With them every job is kept until `confirm` has
             seen it arrive, so call that from time to time; without them a publish that fails is the caller's to repeat.
         linger_s: how long a single call waits for others to go with. Shorter is sooner posted, but makes more
-            messages of a steady stream; each costs a quarter of a millisecond here, and more at the worker.
+            messages of a steady stream; each costs a twentieth of a millisecond here, and more at the worker.
         most_in_a_message: at how many it waits no longer; 1 to 2,000.
         queue: the posting queue, or the organization's lane.
+        most_queued: it publishes no more while so many messages wait in the queue, or 80 % of Redis's memory is used.
+        most_delay_s: how long it then waits for room. After that whatever published raises BrokerFull, which is a
+            BrokerUnavailable. On brokers other than Redis it never waits.
     """
 
     def __init__(
@@ -84,6 +91,8 @@ class Producer:
         linger_s: float = 0.003,
         most_in_a_message: int = 1_000,
         queue: str = routes.POSTING_QUEUE,
+        most_queued: int = 10_000,
+        most_delay_s: float = 60.0,
     ) -> None:
         if not 1 <= most_in_a_message <= MOST_IN_A_MESSAGE:
             raise ValueError(f"most_in_a_message is 1 to {MOST_IN_A_MESSAGE}, not {most_in_a_message}")
@@ -91,10 +100,14 @@ class Producer:
         self.linger_s = linger_s
         self.most_in_a_message = most_in_a_message
         self.queue = queue
-        self._celery = publishing.publisher(Settings(broker_url=broker_url))
+        self.most_queued = most_queued
+        self.most_delay_s = most_delay_s
+        self._sender = publishing.Sender(broker_url)
         self._api = (
             httpx2.Client(base_url=api_url, headers={"X-API-Key": api_key or ""}, timeout=10) if api_url else None
         )
+        self._seen: Seen | None = None
+        self._looked_at = -LOOK_EVERY_S
         self._lock = threading.Lock()
         self._publishing = threading.Lock()
         self._gathering: dict[str, _Message] = {}  # by kind
@@ -116,8 +129,8 @@ class Producer:
     def post_many(self, journals: Iterable[Mapping[str, Any]]) -> list[Handle]:
         """Publish journals at once, as many to a message as allowed, in their order and after what was gathered.
 
-        Raises what is wrong with one, before any is sent; or BrokerUnavailable: then `confirm` sends again what is
-        missing of all of them.
+        Raises what is wrong with one, before any is sent; or BrokerUnavailable, BrokerFull: then `confirm` sends again
+        what is missing of all of them.
         """
         given, most = iter(journals), self.most_in_a_message
         keys: list[str] = []
@@ -137,18 +150,21 @@ class Producer:
         return [Handle(message.batch_id, key) for message in messages for key in message.keys]
 
     def flush(self) -> None:
-        """Publish what was gathered. Raises BrokerUnavailable; what could not be sent is sent again by `confirm`."""
+        """Publish what was gathered. Raises BrokerUnavailable, BrokerFull; `confirm` sends again what was not sent."""
         self._gathered_is_ready()
         self._publish_ready()
 
     def confirm(self, *, timeout_s: float = 60.0) -> Confirmation:
         """Ask until every job that was published has arrived, and publish again what has not within some seconds.
 
+        What may still wait in the queue is not published again, and nothing while the queue has no room. Where Redis
+        turns out to be full, it waits for room up to `most_delay_s` longer.
         Raises: LookupUnavailable, where the API does not answer within the time.
         """
         deadline = time.monotonic() + timeout_s
         again = 0
-        self._try_to_flush()
+        if self._problem() is None:
+            self._try_to_flush()
         known = len(self._unconfirmed)
         while True:
             try:
@@ -173,7 +189,7 @@ class Producer:
         try:
             self.flush()
         finally:
-            self._celery.close()
+            self._sender.close()
             if self._api is not None:
                 self._api.close()
 
@@ -222,17 +238,42 @@ class Producer:
             self._unconfirmed.setdefault(key, message)  # of two contents for one key, the first is the one that counts
 
     def _publish(self, message: _Message) -> None:
+        """Send a message once there is room for it. Raises BrokerUnavailable, BrokerFull."""
         self._note(message)
+        give_up_at = time.monotonic() + self.most_delay_s
+        while problem := self._problem() or self._send(message):
+            if time.monotonic() + LOOK_EVERY_S > give_up_at:
+                raise BrokerFull(queue=self.queue, problem=problem)
+            time.sleep(LOOK_EVERY_S)
+
+    def _problem(self) -> str | None:
+        """Why the queue has no room just now, as of at most half a second ago; None where it has."""
+        if (now := time.monotonic()) >= self._looked_at + LOOK_EVERY_S:
+            self._looked_at = now
+            self._seen = self._sender.look(self.queue)
+        if (seen := self._seen) is None:
+            return None
+        if seen.messages >= self.most_queued:
+            return f"{seen.messages} messages wait, the oldest for {seen.oldest_s:.0f} s"
+        if seen.memory_share >= MOST_MEMORY_SHARE:
+            return f"{seen.memory_share:.0%} of Redis's memory is used"
+        return None
+
+    def _send(self, message: _Message) -> str | None:
+        """Send it now: None, or why Redis has no room for it."""
         route, field = routes.TASK_OF_KIND[message.kind], routes.FIELD_OF_KIND[message.kind]
         items = b",".join(message.texts).decode()
-        publishing.send(
-            self._celery,
-            route,
-            arguments={"organization": self.organization, field: f"[{items}]"},
-            shown=f"{len(message.keys)} {field}, {self.organization}",
-            task_id=str(message.batch_id),
-            queue=self.queue,
-        )
+        try:
+            self._sender.send(
+                route,
+                arguments={"organization": self.organization, field: f"[{items}]"},
+                shown=f"{len(message.keys)} {field}, {self.organization}",
+                task_id=str(message.batch_id),
+                queue=self.queue,
+            )
+        except BrokerFull as error:
+            return str(error.details["problem"])
+        return None
 
     def _publish_what_lingers(self) -> None:
         while not self._closed.is_set():  # `close` says so before it rings: also a ring that is cleared below ends this
@@ -260,7 +301,10 @@ class Producer:
                 self._unconfirmed.pop(key, None)
 
     def _publish_again(self) -> int:
-        due = time.monotonic() - PUBLISH_AGAIN_AFTER_S
+        if self._problem() is not None:
+            return 0
+        waiting_s = self._seen.oldest_s if self._seen else 0.0  # what was published since may wait in the queue as well
+        due = time.monotonic() - max(PUBLISH_AGAIN_AFTER_S, waiting_s)
         texts_of: dict[_Message, dict[str, bytes]] = {}
         late: defaultdict[str, list[tuple[str, bytes]]] = defaultdict(list)
         for key, message in list(self._unconfirmed.items()):

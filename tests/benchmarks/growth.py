@@ -3,12 +3,14 @@
 Both rates are of the same 100,000 ledgers, taken evenly, over windows of the same length that each begin with a
 checkpoint and fresh statistics; the messages of a window are in the queue before. Before the first window each of the
 two workers posts one entry to each ledger, so that both know all of the chart, and no ledger is new in any window. The
-floor beside each rate says how the machine's own speed wandered.
+floor beside each rate says how the machine's own speed wandered. Two more windows of each size follow without another
+checkpoint: `growth_rate_ratio_later` is theirs, and says how it is in the middle between two checkpoints.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import books
@@ -26,6 +28,7 @@ from ledgermill.messages import routes
 ORGANIZATION: Final = "bench-growth"
 ENTRIES: Final = 10_000_000
 FILLED_AT_ONCE: Final = 50_000
+LATER_WINDOWS: Final = 2
 SIZES: Final = """
     SELECT c.relname, pg_table_size(c.oid), pg_indexes_size(c.oid)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -48,7 +51,12 @@ def main() -> None:
         settings = {**system.shown_settings(), **vars(arguments), **report.machine(), "is_clean": is_clean}
     ratio = large["journals_per_s"].median / small["journals_per_s"].median
     of_floors = large["floor_journals_per_s"].median / small["floor_journals_per_s"].median
-    found = {"growth_rate_ratio": ratio, "growth_rate_ratio_by_floor": ratio / of_floors}
+    later = large["later_journals_per_s"].median / small["later_journals_per_s"].median
+    found = {
+        "growth_rate_ratio": ratio,
+        "growth_rate_ratio_by_floor": ratio / of_floors,
+        "growth_rate_ratio_later": later,
+    }
     path = report.GROWTH if arguments.entries >= ENTRIES else report.GROWTH.with_stem("bench-growth-part")
     report.write_growth(path, found, small=small, large=large, settings=settings)
     report.show_growth(found, small=small, large=large)
@@ -58,17 +66,29 @@ def main() -> None:
 
 
 def _windows(system: System, name: str, arguments: argparse.Namespace) -> list[dict[str, float]]:
-    found = []
+    found: list[dict[str, float]] = []
+    counts = {ORGANIZATION: arguments.window}
     for number in range(arguments.repeats + 1):
         system.checkpoint()
         system.database.execute("ANALYZE")
-        counts = {ORGANIZATION: arguments.window}
         used = posting.queued_bulk(system, counts, run=f"growth-{name}-{number}", leaves=arguments.ledgers)
         floor_rate = floor.run(system, floor.read(system, ORGANIZATION, arguments.window))
         if number:  # the first one warms up
             found.append(_as_figures(system, used, arguments.window, floor_rate))
             _say(f"{name}: {found[-1]['journals_per_s']:,.0f} journals/s")
+    for number in range(LATER_WINDOWS):
+        used = posting.queued_bulk(system, counts, run=f"growth-{name}-later-{number}", leaves=arguments.ledgers)
+        found.append({f"later_{figure}": value for figure, value in _rate(used, arguments.window).items()})
+        _say(f"{name}, later: {found[-1]['later_journals_per_s']:,.0f} journals/s")
     return found
+
+
+def _rate(used: Mapping[str, Any], window: int) -> dict[str, float]:
+    return {
+        "journals_per_s": window / used["seconds"],
+        "wal_full_pages_per_journal": used["wal_full_pages"] / window,
+        "others_cpu_share": used["others_share"],
+    }
 
 
 def _as_figures(system: System, used: dict[str, Any], window: int, floor_rate: float) -> dict[str, float]:
@@ -76,10 +96,9 @@ def _as_figures(system: System, used: dict[str, Any], window: int, floor_rate: f
     sizes = system.database.execute(SIZES).fetchall()
     found = {
         "entries": 2.0 * posted,
-        "journals_per_s": window / used["seconds"],
+        **_rate(used, window),
         "floor_journals_per_s": floor_rate,
         "database_bytes_per_journal": sum(table + indexes for _, table, indexes in sizes) / posted,
-        "wal_full_pages_per_journal": used["wal_full_pages"] / window,
         **usage.per_journal(used, window),
     }
     for name, table, indexes in sizes:

@@ -1,14 +1,13 @@
-"""What upstream means and was told, written down beside the system, and what the books say: for a comparison of both."""
+"""What upstream means and was told, written down beside the system line by line, and the chart that it posts to."""
 
-import json
 import os
 import random
-from collections import Counter
-from collections.abc import Iterable
+import threading
+import time
+from array import array
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-import psycopg
 
 from ledgermill.runtime import Runtime
 from ledgermill.usecases import charts, organizations
@@ -16,6 +15,8 @@ from ledgermill.usecases import charts, organizations
 ORGANIZATION = "acme"
 LEAVES = 50
 EMPTY = "EMPTY"  # an asset without overdraft that nothing fills: whatever takes from it must be rejected
+UNKNOWN, OK, FAIL = 0, 1, 2
+OUTCOMES = {"ok": OK, "fail": FAIL}
 
 
 def chart() -> dict[str, str | None]:
@@ -36,11 +37,13 @@ def chart() -> dict[str, str | None]:
 
 
 def leaves() -> list[str]:
+    """The codes that journals use, EMPTY last."""
     parents = chart()
-    return [code for code in parents if code not in parents.values() and code != EMPTY]
+    return [code for code in parents if code not in parents.values()]
 
 
 def open_books(owner: Runtime) -> str:
+    """Organization, chart and a key: the key's secret."""
     parents = chart()
     heads = set(parents.values())
     items = [
@@ -90,88 +93,78 @@ class Told(NamedTuple):
         }
 
 
-def make_journals(chance: random.Random, prefix: str, count: int) -> list[Told]:
-    names = leaves()
-    found = []
-    for number in range(count):
-        debit, credit = chance.sample(names, 2)
-        if chance.random() < 0.01:
-            credit = EMPTY
-        found.append(Told(f"{prefix}-{number}", debit, credit, chance.randint(1, 10_000)))
-    return found
-
-
 class Witness:
-    """One upstream's record of what it sent and what it was told, on disk before it goes on."""
+    """One upstream's record of what it sends and what it was told, on disk before it goes on.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("a")
+    Its keys are its name and a count. A line is a journal, "number debit credit amount", or an outcome of a range,
+    "ok first last milliseconds". What has no outcome is unknown; what is ok once stays so. Safe between threads.
+    """
 
-    def note(self, journals: Iterable[Told], outcome: str) -> None:
-        """Write `unknown` before sending, then `ok` or `fail`. What is ok once stays so."""
-        for journal in journals:
-            self._file.write(json.dumps([*journal, outcome]) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def __init__(self, folder: Path, name: str, seed: int) -> None:
+        self.name, self.path = name, folder / f"{name}.witness"
+        self._file = self.path.open("a")
+        self._chance = random.Random(f"{seed} {name}")
+        self._lock = threading.Lock()
+        *self._names, _ = leaves()
+        self.count = 0
+
+    def make(self, count: int) -> list[Told]:
+        """New journals, of which one in a hundred must be rejected; noted as what will be sent."""
+        chance = self._chance
+        made = []
+        for number in range(self.count, self.count + count):
+            debit, credit = chance.sample(self._names, 2)
+            if chance.random() < 0.01:
+                credit = EMPTY
+            made.append(Told(f"{self.name}-{number}", debit, credit, chance.randint(1, 10_000)))
+        self.count += count
+        self._write([f"{told.key.rpartition('-')[2]} {told.debit} {told.credit} {told.amount}\n" for told in made])
+        return made
+
+    def note(self, journals: Sequence[Told], outcome: str) -> None:
+        """Journals that were made together were acknowledged (ok), or refused before they became jobs (fail)."""
+        first, last = (told.key.rpartition("-")[2] for told in (journals[0], journals[-1]))
+        self._write([f"{outcome} {first} {last} {int(time.time() * 1000)}\n"])
 
     def close(self) -> None:
         self._file.close()
 
-    @staticmethod
-    def read(paths: Iterable[Path]) -> tuple[dict[str, Told], dict[str, str]]:
-        """What the files say: the journals, and the outcome of each."""
-        told: dict[str, Told] = {}
-        outcomes: dict[str, str] = {}
-        for path in paths:
-            for line in path.read_text().splitlines():
-                *facts, outcome = json.loads(line)
-                journal = Told(*facts)
-                assert told.setdefault(journal.key, journal) == journal
-                if outcomes.get(journal.key) != "ok":
-                    outcomes[journal.key] = outcome
-        return told, outcomes
+    def _write(self, lines: Iterable[str]) -> None:
+        with self._lock:
+            self._file.writelines(lines)
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
 
-class Books(NamedTuple):
-    """The books as plain SQL finds them, for a comparison that uses nothing of ours."""
+class Record:
+    """A witness read back, by number: 20 bytes a journal. `names` are the codes that `debits` and `credits_` count."""
 
-    posted: dict[str, tuple[str, str, int]]  # by key: debited, credited, amount
-    rejected: dict[str, str]  # by key: the code
-    journals: Counter[str]  # how many journals say that they are this key's
-    balances: dict[str, tuple[int, int]]  # by ledger code: debits, credits
+    names = leaves()
 
+    def __init__(self, path: Path) -> None:
+        places = {code: place for place, code in enumerate(self.names)}
+        self.name = path.stem
+        self.debits, self.credits_, self.amounts = array("B"), array("B"), array("L")
+        outcomes: list[tuple[int, int, int]] = []
+        with path.open() as lines:
+            for line in lines:
+                first, second, third, fourth = line.split()
+                if first in OUTCOMES:
+                    outcomes.append((OUTCOMES[first], int(second), int(third)))
+                else:
+                    assert int(first) == len(self.amounts), line
+                    self.debits.append(places[second])
+                    self.credits_.append(places[third])
+                    self.amounts.append(int(fourth))
+        self.outcomes = bytearray(len(self.amounts))
+        for outcome, start, end in outcomes:
+            for number in range(start, end + 1):
+                if self.outcomes[number] != OK:
+                    self.outcomes[number] = outcome
+        self.found = bytearray(len(self.amounts))  # how many journals say that they are this one
 
-def read_books(database_url: str) -> Books:
-    with psycopg.connect(database_url) as connection:
-        posted = connection.execute("""
-            SELECT j.idempotency_key, j.description, d.code, c.code, j.total::bigint
-            FROM ledgermill.job j
-            JOIN ledgermill.entry de ON de.position = j.position AND de.side = 'D' AND de.amount = j.total
-            JOIN ledgermill.entry ce ON ce.position = j.position AND ce.side = 'C' AND ce.amount = j.total
-            JOIN ledgermill.ledger d ON d.ledger_id = de.ledger_id
-            JOIN ledgermill.ledger c ON c.ledger_id = ce.ledger_id
-            WHERE j.state = 'posted'""").fetchall()
-        not_posted = connection.execute("SELECT idempotency_key, code FROM ledgermill.job WHERE state <> 'posted'")
-        balances = connection.execute("""
-            SELECT l.code, b.debits::bigint, b.credits::bigint
-            FROM ledgermill.balance b JOIN ledgermill.ledger l USING (ledger_id)""")
-        return Books(
-            posted={key: (debit, credit, amount) for key, _, debit, credit, amount in posted},
-            rejected=dict(not_posted.fetchall()),
-            journals=Counter(description for _, description, *_ in posted),
-            balances={code: (debits, credits_) for code, debits, credits_ in balances.fetchall()},
-        )
+    def __len__(self) -> int:
+        return len(self.amounts)
 
-
-def expected_balances(journals: Iterable[Told]) -> dict[str, tuple[int, int]]:
-    """Debits and credits of every ledger after these journals, heads too, by nothing but addition."""
-    parents = chart()
-    debits, credits_ = Counter[str](), Counter[str]()
-    for journal in journals:
-        for totals, code in ((debits, journal.debit), (credits_, journal.credit)):
-            above: str | None = code
-            while above is not None:
-                totals[above] += journal.amount
-                above = parents[above]
-    return {code: (debits[code], credits_[code]) for code in parents}
+    def must_be_rejected(self, number: int) -> bool:
+        return self.names[self.credits_[number]] == EMPTY

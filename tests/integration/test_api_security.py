@@ -27,6 +27,9 @@ SCOPE_OF_WRITES = {
     "/v1/ledgers/journals": "post",
     "/v1/ledgers/{ref}/balance-updates": "post",
     "/v1/jobs/lookup": "read",
+    "/v1/rejected/{job_id}/dry-run": "read",
+    "/v1/rejected/{job_id}/resend": "post",
+    "/v1/rejected/resend": "post",
 }
 SECRET = "s3cr3t-l3dg3r"
 
@@ -100,12 +103,16 @@ def test_another_organization_is_as_if_it_were_not_there(
     entries = {"debit": f"LEAF-{SECRET}", "credit": "THEIR-INCOME"}
     texts: dict[str, Any] = {"transaction": {"description": SECRET, "reference_id": SECRET}}
     posted = theirs.post(journal(f"key-{SECRET}", 77_777, **entries, **texts)).json()
+    theirs.post(journal(f"bad-{SECRET}", 77_777, debit=f"NONE-{SECRET}", credit="THEIR-INCOME", **texts))
+    refused = theirs.job(f"bad-{SECRET}")
     ledger = theirs.get(f"/v1/ledgers/LEAF-{SECRET}").json()["ledger"]
     batch_id = UUID(int=UUID(posted["id"]).int & ~0xFFFF_FFFF)
     hidden = [SECRET, "77777", theirs.code, theirs.key, ledger["id"], posted["id"], ledger["created_by"]]
+    hidden.append(refused["id"])
 
     for reference in (ledger["id"], ledger["code"], str(ledger["ledger_num_id"])):
-        names = {"ref": reference, "job_id": posted["id"], "journal_id": posted["id"], "batch_id": str(batch_id)}
+        job_id = refused["id"] if path.startswith("/v1/rejected/") else posted["id"]
+        names = {"ref": reference, "job_id": job_id, "journal_id": posted["id"], "batch_id": str(batch_id)}
         bodies: dict[str, Any] = {
             "/v1/ledgers/{ref}/balance-updates": {"type": "debit", "amount": 1},
             "/v1/ledgers/{ref}": {"active": False},
@@ -118,6 +125,9 @@ def test_another_organization_is_as_if_it_were_not_there(
             "/v1/ledgers": {"code": f"NEW-{uuid4()}", "parent_ledger_id": ledger["parent_ledger_id"]},
             "/v1/ledgers/import": [{"code": f"NEW-{uuid4()}", "parent_ledger_id": ledger["parent_ledger_id"]}],
             "/v1/jobs/lookup": {"idempotency_keys": [posted["idempotency_key"]]},
+            "/v1/rejected/resend": {"filter": {}},
+            "/v1/rejected/{job_id}/dry-run": {"patch": {"entries": {"0": {"ledger_id": ledger["id"]}}}},
+            "/v1/rejected/{job_id}/resend": {"replacement": journal("mine"), "again": True},
         }
         body = json.dumps(bodies.get(path)).encode()
         answer = system.api.request(
@@ -146,4 +156,6 @@ def test_another_organization_is_as_if_it_were_not_there(
         assert [part for part in hidden if part in said] == []
 
     assert theirs.balance(f"LEAF-{SECRET}") == 77_777
+    assert [job["is_open"] for job in theirs.get("/v1/rejected").json()["jobs"]] == [True]
+    assert theirs.get(f"/v1/rejected/{refused['id']}").json()["resent"] == []
     assert theirs.get(f"/v1/ledgers/LEAF-{SECRET}").json()["ledger"]["active"] is True

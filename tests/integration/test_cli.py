@@ -392,6 +392,7 @@ def test_help_names_every_command_without_a_database(settings: Settings) -> None
         "ledger",
         "post",
         "verify",
+        "rejected",
         "quarantine",
         "api",
     ):

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from ledgermill.broker.intake import Intake, leases_key
+from ledgermill.broker.intake import Intake, leases_key, left_key
 from ledgermill.embedded import redis as embedded_redis
 
 QUEUE = "posting"
+COUNT = left_key(QUEUE).encode()  # all that is there once everything is settled
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_messages_come_oldest_first_and_stay_in_redis_until_they_are_dropped(red
     assert redis.lrange("ledgermill:taken:posting:a", 0, -1) == [b"1", b"2", b"3"]
     assert redis.llen(QUEUE) == 0
     taker.drop()
-    assert redis.keys("*") == []
+    assert redis.keys("*") == [COUNT]
 
 
 def test_nothing_waits_in_an_empty_queue(redis: Redis) -> None:
@@ -148,6 +149,26 @@ def test_messages_with_a_priority_are_taken_too(redis: Redis) -> None:
     assert taken.messages == [b"urgent"]
 
 
+def test_who_waits_at_an_empty_queue_is_woken_by_a_message_and_leaves_it_there(redis_url: str, redis: Redis) -> None:
+    assert not intake(redis, "a").wait(0.01)
+    woken: list[bool] = []
+
+    def wait() -> None:
+        with Redis.from_url(redis_url) as client:
+            woken.append(intake(client, "a").wait(10))
+
+    waiting = [threading.Thread(target=wait) for _ in range(2)]
+    for thread in waiting:
+        thread.start()
+    time.sleep(0.1)
+    put(redis, b"1")
+    for thread in waiting:
+        thread.join()
+
+    assert woken == [True, True]
+    assert redis.lrange(QUEUE, 0, -1) == [b"1"]
+
+
 def test_takers_at_once_take_each_message_once(redis_url: str, redis: Redis) -> None:
     put(redis, *(str(number).encode() for number in range(3_000)))
     found: list[bytes] = []
@@ -166,4 +187,5 @@ def test_takers_at_once_take_each_message_once(redis_url: str, redis: Redis) -> 
         thread.join()
 
     assert sorted(map(int, found)) == list(range(3_000))
-    assert redis.keys("*") == []
+    assert redis.keys("*") == [COUNT]
+    assert redis.get(COUNT) == b"3000"

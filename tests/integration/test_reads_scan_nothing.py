@@ -1,8 +1,9 @@
 """The status API's reads take an index, whatever the size of the books and however often a statement was prepared."""
 
+import asyncio
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -13,9 +14,10 @@ from sqlalchemy import Connection, Engine, event
 from ledgermill.config import Settings
 from ledgermill.messages.fields import read_reference
 from ledgermill.runtime import Runtime, now
-from ledgermill.storage import connections
+from ledgermill.storage import connections, outcomes
 from ledgermill.storage.tables import API_SCHEMA, SCHEMA
 from ledgermill.usecases import jobs, journals, ledgers, organizations
+from ledgermill.usecases.organizations import hash_key
 
 JOBS = 200_000
 LEAVES = 1_000
@@ -86,6 +88,16 @@ def engine(shared_settings: Settings) -> Iterator[Engine]:
     made.dispose()
 
 
+@pytest.fixture(scope="module")
+def key(shared_settings: Settings, engine: Engine) -> str:
+    """The secret of a key of the organization that has the jobs."""
+    owner = Runtime(shared_settings, role="owner")
+    with owner.engine.begin() as tx:
+        made = organizations.create_key(tx, "acme", name="test", scopes=["read"], expires_at=None)
+    owner.close()
+    return made.secret
+
+
 def job_id(number: int) -> UUID:
     return UUID(f"{1_700_000_000_000 + number:012x}70008000{0:012x}")
 
@@ -114,8 +126,6 @@ READS: dict[str, Read] = {
     "outcomes from the beginning": lambda tx: jobs.outcomes(tx, 1, after="0", limit=100),
     "outcomes in the middle": lambda tx: jobs.outcomes(tx, 1, after="90000-90", limit=100),
     "outcomes at the end": lambda tx: jobs.outcomes(tx, 1, after=f"{JOBS + 1}-200", limit=100),
-    "a journal": lambda tx: journals.journal(tx, 1, job_id(77)),
-    "a journal of 50 entries": lambda tx: journals.journal(tx, 1, job_id(JOBS + 1)),
     "entries of the hot ledger": lambda tx: ledgers.entries_of(tx, 1, reference("L5"), below_number=None, limit=100),
     "entries below a number": lambda tx: ledgers.entries_of(tx, 1, reference("L5"), below_number=90_000, limit=100),
     "entries of a ledger without": lambda tx: ledgers.entries_of(tx, 1, reference("L3"), below_number=None, limit=9),
@@ -184,10 +194,26 @@ def test_a_read_takes_an_index_and_no_time(engine: Engine, name: str, is_generic
         assert plan["Execution Time"] < SLOWEST_MS, f"{asked.statement}\n{json.dumps(plan, indent=1)}"
 
 
-def test_the_long_journal_is_read_whole(engine: Engine) -> None:
+@pytest.mark.parametrize(("number", "entries"), [(77, 2), (JOBS + 1, ENTRIES_OF_THE_LONG_JOURNAL)])
+def test_an_outcome_takes_an_index_and_no_time(engine: Engine, key: str, number: int, entries: int) -> None:
+    statement = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + outcomes.FIND.replace("%b", "%s")
     with engine.connect() as tx:
-        connections.show_organization(tx, 1)
-        shown = journals.journal(tx, 1, job_id(JOBS + 1))
-        lines: Sequence[int] = [entry.line for entry in shown.entries]
+        raw: Any = tx.connection.driver_connection
+        for _ in range(8):  # also by the plan that the server keeps in time
+            plan = raw.execute(statement, [[hash_key(key)], [job_id(number)]]).fetchone()[0][0]
 
-    assert lines == list(range(1, ENTRIES_OF_THE_LONG_JOURNAL + 1))
+    assert plan["Execution Time"] < SLOWEST_MS, json.dumps(plan)
+    assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 50 + 10 * entries, json.dumps(plan)
+
+
+def test_the_long_journal_is_read_whole(shared_settings: Settings, engine: Engine, key: str) -> None:
+    async def find() -> outcomes.Outcome | None:
+        async with (
+            connections.api_statements(shared_settings.url_of("api")) as statements,
+            statements.connection() as connection,
+        ):
+            return (await outcomes.find(connection, [(hash_key(key), job_id(JOBS + 1))]))[0]
+
+    shown = journals.journal(job_id(JOBS + 1), asyncio.run(find()))
+
+    assert [entry.line for entry in shown.entries] == list(range(1, ENTRIES_OF_THE_LONG_JOURNAL + 1))

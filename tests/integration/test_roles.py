@@ -26,7 +26,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 VIEWS = [
     *("organization", "principal", "currency", "ledger", "posting_lock", "balance", "day_balance"),
-    *("inbox", "job", "replay", "entry"),
+    *("inbox", "job", "replay", "mending", "entry"),
 ]
 INSERT_INTO_INBOX = """
     INSERT INTO ledgermill_api.inbox (organization_id, batch_id, part, lane, kind, payload, jobs, job_keys, next_item,
@@ -132,7 +132,7 @@ def test_the_views_show_the_organization_that_is_set_and_nothing_else(
             with connection.transaction():
                 connection.execute("SELECT set_config('ledgermill.organization', %s, true)", (str(organization_id),))
                 rows, seen, first = connection.execute(count).fetchone() or (0, 0, 0)
-            if view not in {"inbox", "replay"}:
+            if view not in {"inbox", "replay", "mending"}:
                 assert rows > 0, view
                 assert (seen, first) == (1, organization_id)
         assert connection.execute(count).fetchone() == (0, 0, None)
@@ -150,6 +150,34 @@ def test_the_function_that_lists_jobs_shows_the_organization_that_is_set_and_not
         connection.execute("SELECT set_config('ledgermill.organization', %s, false)", (str(books["acme"]),))
         shown = connection.execute(statement, (states, reference)).fetchall()
         assert set(shown) == (set() if reference else {(books["acme"],)})
+
+
+@pytest.mark.parametrize("role", ["api"])
+def test_outcomes_are_told_to_the_keys_of_their_organization_only(
+    connection: Connection, books: dict[str, int], shared_settings: Settings
+) -> None:
+    owner = Runtime(shared_settings, role="owner")
+    hashes = {}
+    with owner.engine.begin() as tx:
+        for code, scopes in (("acme", ["read"]), ("acme", ["post"]), ("acme", ["ledgers"]), ("other", ["read"])):
+            secret = organizations.create_key(tx, code, name="t", scopes=scopes, expires_at=None).secret
+            hashes[code, scopes[0]] = organizations.hash_key(secret)
+        jobs = tx.exec_driver_sql(
+            "SELECT job_id, state FROM ledgermill.job WHERE organization_id = %s", (books["acme"],)
+        )
+        states = {row.job_id: row.state for row in jobs}
+        revoked = organizations.create_key(tx, "acme", name="r", scopes=["read"], expires_at=None)
+        organizations.revoke_key(tx, "acme", revoked.key_uuid)
+    owner.close()
+    statement = "SELECT job_id, state FROM ledgermill_api.find_outcomes(%s, %s)"
+
+    def told(sha256: bytes) -> dict[Any, str]:
+        return dict(connection.execute(statement, ([sha256] * len(states), list(states))).fetchall())
+
+    assert {"posted", "rejected"} <= set(states.values())
+    assert told(hashes["acme", "read"]) == told(hashes["acme", "post"]) == states
+    for refused in (hashes["acme", "ledgers"], hashes["other", "read"], organizations.hash_key(revoked.secret), b"x"):
+        assert told(refused) == {}
 
 
 @pytest.mark.parametrize("role", ["api"])

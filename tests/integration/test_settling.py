@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from running import CHART, journal
+from running import Books, journal, open_books, refusing
 
 from ledgermill.config import Settings
 from ledgermill.domain.journals import POST_JOURNAL
@@ -15,9 +15,8 @@ from ledgermill.domain.plans import Batch
 from ledgermill.messages import posting as messages
 from ledgermill.runtime import Runtime, new_batch_id, now
 from ledgermill.storage import posting_lock
-from ledgermill.usecases import charts, organizations, posting
+from ledgermill.usecases import posting
 from ledgermill.usecases.posting import Work
-from ledgermill.usecases.verify import verify
 
 ODD_TEXTS = (
     "\t\n\r\b\v\f\\",
@@ -30,37 +29,14 @@ ODD_TEXTS = (
 )
 
 
-class Books:
-    """An organization, a worker's runtime beside the owner's, and what the tables say."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.owner = Runtime(settings, role="owner")
-        self.worker = Runtime(settings, role="worker")
-        with self.owner.engine.begin() as tx:
-            organizations.create(tx, code="acme", name="Acme", base_currency="EUR", time_zone="UTC")
-            opened: Any = [(item["code"], item) for item in CHART]
-            charts.open_chart(tx, 1, opened, principal_id=1)
-
-    def settle(self, *works: Work) -> None:
-        posting.settle(self.worker, 1, works)
-
-    def query(self, statement: str) -> list[Any]:
-        with self.owner.engine.begin() as tx:
-            return [tuple(row) for row in tx.exec_driver_sql(statement)]
-
-    def run(self, statement: str) -> None:
-        with self.owner.engine.begin() as tx:
-            tx.exec_driver_sql(statement)
-
-
 @pytest.fixture
 def books(settings: Settings) -> Iterator[Books]:
-    books = Books(settings)
-    yield books
-    report = verify(books.owner.engine)
-    books.worker.close()
-    books.owner.close()
-    assert report.is_clean, report.as_text()
+    with open_books(settings) as books:
+        yield books
+
+
+def settle(books: Books, *works: Work) -> None:
+    posting.settle(books.worker, 1, works)
 
 
 def work(*items: dict[str, Any]) -> Work:
@@ -71,7 +47,7 @@ def work(*items: dict[str, Any]) -> Work:
 @pytest.mark.parametrize("is_drafted", [False, True])
 def test_every_text_arrives_as_it_was_sent(books: Books, is_drafted: bool) -> None:
     if is_drafted:
-        books.settle(work(journal("before")))  # from then on this process knows the ledgers, and drafts
+        settle(books, work(journal("before")))  # from then on this process knows the ledgers, and drafts
     items = [
         journal(
             f"{place}-\\N\\",
@@ -80,7 +56,7 @@ def test_every_text_arrives_as_it_was_sent(books: Books, is_drafted: bool) -> No
         for place, text in enumerate(ODD_TEXTS)
     ]
 
-    books.settle(work(*items))
+    settle(books, work(*items))
 
     assert books.query("""
         SELECT idempotency_key, type, description, reference_id, metadata ->> 'note' FROM ledgermill.job
@@ -95,15 +71,15 @@ def test_a_drafted_row_is_the_row_that_planning_under_the_lock_writes(books: Boo
         for n in range(4)
     ]
     for half in (items[:2], items[2:]):  # the first is planned, the second drafted
-        books.settle(work(*half))
+        settle(books, work(*half))
 
     rows = books.query("SELECT * FROM ledgermill.job ORDER BY position")
     entries = books.query("SELECT ledger_id, number, position, balance_after FROM ledgermill.entry ORDER BY 1, 2")
 
     vary = {"job_id", "idempotency_key", "fingerprint", "accepted_at", "ended_at", "position", "total", "reference_id"}
-    names = [row[0] for row in books.query(
+    names = books.query(
         "SELECT column_name FROM information_schema.columns WHERE table_schema = 'ledgermill' AND table_name = 'job'"
-        " ORDER BY ordinal_position")]  # fmt: skip
+        " ORDER BY ordinal_position")  # fmt: skip
     alike = [
         {name: value for name, value in zip(names, row, strict=True) if name not in vary | {"entry_numbers"}}
         for row in rows
@@ -139,12 +115,6 @@ def test_the_booking_time_is_read_after_the_wait_for_the_lock(books: Books) -> N
 def test_one_job_that_the_database_refuses_among_many_works_is_found_by_halves(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    books.run("""
-        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN RAISE EXCEPTION 'not this one' USING ERRCODE = '22003'; END $$""")
-    books.run("""
-        CREATE TRIGGER refuse BEFORE INSERT ON ledgermill.entry FOR EACH ROW
-        WHEN (new.amount = 666) EXECUTE FUNCTION refuse()""")
     commit, transactions = posting._commit, []
 
     def counted(runtime: Runtime, organization_id: int, works: Any, timings: Any) -> Any:
@@ -153,12 +123,13 @@ def test_one_job_that_the_database_refuses_among_many_works_is_found_by_halves(
 
     monkeypatch.setattr(posting, "_commit", counted)
 
-    books.settle(*(work(journal(f"k{n}", 666 if n == 77 else 1)) for n in range(128)))
+    with refusing(books, "entry", "new.amount = 666", sqlstate="22003"):
+        settle(books, *(work(journal(f"k{n}", 666 if n == 77 else 1)) for n in range(128)))
 
     assert len(transactions) <= 16  # 128, then two of each half, and the refused one again
     assert books.query("SELECT idempotency_key, code FROM ledgermill.job WHERE state = 'rejected'") == [
         ("k77", "DATABASE_REFUSED")
     ]
-    assert books.query("SELECT count(*) FROM ledgermill.job WHERE state = 'posted'") == [(127,)]
+    assert books.query("SELECT count(*) FROM ledgermill.job WHERE state = 'posted'") == [127]
     posted = books.query("SELECT idempotency_key FROM ledgermill.job WHERE state = 'posted' ORDER BY position")
-    assert [key for (key,) in posted] == [f"k{n}" for n in range(128) if n != 77]  # in the order of the works
+    assert posted == [f"k{n}" for n in range(128) if n != 77]  # in the order of the works

@@ -45,9 +45,14 @@ class Worker:
     log: Path
     heartbeat: Path
 
+    def pids(self) -> list[str]:
+        main = self.process.pid
+        return [str(main), *Path(f"/proc/{main}/task/{main}/children").read_text().split()]
+
     def rss_mb(self) -> float:
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGESIZE") / 1e6
+        """Of the main process and its pool."""
+        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.pids()]
+        return sum(pages) * os.sysconf("SC_PAGESIZE") / 1e6
 
     def arrived(self) -> list[str]:
         return [item.decode() for item in self.redis.lrange("test:arrived", 0, -1)]
@@ -103,7 +108,7 @@ def worker(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_a_worker_keeps_every_bad_message_byte_for_byte_and_goes_on_with_the_good_ones(worker: Worker) -> None:
-    rss_before_mb = worker.rss_mb()
+    rss_before_mb, pids = worker.rss_mb(), worker.pids()
     for number, bad in enumerate(BAD.values(), start=1_000):
         worker.redis.lpush(QUEUE, bad, good(number))
 
@@ -122,6 +127,8 @@ def test_a_worker_keeps_every_bad_message_byte_for_byte_and_goes_on_with_the_goo
     assert "Connection to broker lost" not in log
     assert SECRET not in log
     assert "x-secret" not in log
+    assert worker.pids() == pids
+    print(f"bad messages: {len(BAD)}, memory of worker and pool: {rss_before_mb:.0f} MB, then {worker.rss_mb():.0f} MB")
     assert worker.rss_mb() < rss_before_mb + 50
 
 

@@ -2,39 +2,17 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from datetime import UTC, datetime
 
-import psycopg
 import pytest
-from sqlalchemy import text
+from tampering import A_JOB, OF_ACME, deliver, failed, journal, report_of, tamper, two_organizations
 
 from ledgermill.config import Settings
 from ledgermill.embedded.postgres import PostgresServer
 from ledgermill.errors import OrganizationNotFound
 from ledgermill.runtime import Runtime, new_batch_id
-from ledgermill.storage import ledgers
 from ledgermill.storage.checks import CHECKS
-from ledgermill.storage.connections import Transaction
-from ledgermill.usecases import acceptance, delivery, organizations
-from ledgermill.usecases.verify import Report, verify
-
-NOON = datetime.now(UTC)
-KEY_PRINCIPAL = 2
-
-# The inner id, the type, the parent, the depth, whether it is a head, the normal side. SUSPENSE is 1.
-# The card, a liability with an overdraft of 500.
-CHART = {
-    "assets": (2, "asset", None, 0, True, "D"),
-    "current": (3, "asset", 2, 1, True, "D"),
-    "cash": (4, "asset", 3, 2, True, "D"),
-    "till": (5, "asset", 4, 3, False, "D"),
-    "bank": (6, "asset", 4, 3, False, "D"),
-    "claims": (7, "asset", 3, 2, False, "D"),
-    "income": (8, "income", None, 0, True, "C"),
-    "sales": (9, "income", 8, 1, False, "C"),
-    "card": (10, "liability", None, 0, False, "C"),
-}
+from ledgermill.usecases import delivery
 
 
 @pytest.fixture
@@ -46,143 +24,14 @@ def worker(settings: Settings) -> Iterator[Runtime]:
 
 @pytest.fixture
 def books(settings: Settings, worker: Runtime) -> Settings:
-    """Two organizations with a tree of four levels, 8 journals over two value dates, 2 rejected jobs, and a waiting batch."""
-    owner = Runtime(settings, role="owner")
-    with owner.engine.begin() as tx:
-        for code, zone in (("acme", "Pacific/Auckland"), ("other", "America/New_York")):
-            open_organization(tx, code, zone)
-    earlier = str((NOON - timedelta(days=3)).date())
-    deliver(
-        worker,
-        "acme",
-        [
-            journal("a", ("till", "debit", 1_000), ("sales", "credit", 1_000)),
-            journal("b", ("bank", "debit", 700), ("claims", "debit", 300), ("sales", "credit", 1_000)),
-            journal("c", ("bank", "debit", 50), ("till", "credit", 50), value_date=earlier),
-            journal("poor", ("sales", "debit", 5_000), ("till", "credit", 5_000)),
-            journal("lost", ("nowhere", "debit", 1), ("till", "credit", 1)),
-            journal("d", ("card", "debit", 500), ("till", "credit", 100), ("bank", "credit", 400)),
-        ],
-    )
-    deliver(
-        worker,
-        "acme",
-        [
-            journal("e", ("till", "debit", 7), ("till", "credit", 3), ("sales", "credit", 4), value_date=earlier),
-            journal("f", ("claims", "credit", 300), ("bank", "debit", 300)),
-        ],
-    )
-    deliver(
-        worker,
-        "other",
-        [
-            journal("a", ("till", "debit", 10**37), ("sales", "credit", 10**37)),
-            journal("b", ("sales", "debit", 1), ("till", "credit", 1)),
-        ],
-    )
-    with owner.engine.begin() as tx:
-        organization = tx.execute(text("SELECT organization_id FROM ledgermill.organization WHERE code = 'acme'"))
-        acceptance.accept(
-            tx,
-            organization.scalar_one(),
-            kind="post_journal",
-            items=[
-                journal("w1", ("till", "debit", 5), ("sales", "credit", 5)),
-                journal("w2", ("till", "debit", 6), ("sales", "credit", 6)),
-            ],
-            principal_id=KEY_PRINCIPAL,
-            correlation=None,
-            now=NOON,
-        )
-        tx.execute(
-            text("""INSERT INTO ledgermill.replay SELECT organization_id, :job_id, job_id
-                    FROM ledgermill.job WHERE idempotency_key = 'c'"""),
-            {"job_id": uuid4()},
-        )
-    owner.close()
+    two_organizations(settings, worker)
     return settings
-
-
-def open_organization(tx: Transaction, code: str, zone: str) -> None:
-    organizations.create(tx, code=code, name=code, base_currency="EUR", time_zone=zone)
-    organizations.create_key(tx, code, name="shop", scopes=["post"], expires_at=None)
-    organization_id = tx.execute(
-        text("SELECT organization_id FROM ledgermill.organization WHERE code = :code"), {"code": code}
-    ).scalar_one()
-    rows = [
-        {
-            "organization_id": organization_id,
-            "ledger_id": ledger_id,
-            "ledger_uuid": uuid4(),
-            "code": name,
-            "number": 1_010_000_000 + ledger_id,
-            "name": name,
-            "type": kind,
-            "type_code": 101,
-            "currency": "EUR",
-            "is_head": is_head,
-            "parent_id": parent_id,
-            "depth": depth,
-            "normal_side": side,
-            "balance_floor": "limit" if not is_head and kind in {"asset", "liability"} else "none",
-            "overdraft_enabled": name == "card",
-            "overdraft_limit": 500 if name == "card" else 0,
-            "created_by": 1,
-            "modified_by": 1,
-            "changed_at_version": 2,
-        }
-        for name, (ledger_id, kind, parent_id, depth, is_head, side) in CHART.items()
-    ]
-    ledgers.open_ledgers(tx, organization_id, rows, version=2)
-
-
-def journal(key: str, *lines: tuple[str, str, int], **transaction: str) -> dict[str, object]:
-    return {
-        "idempotency_key": key,
-        "transaction": transaction,
-        "entries": [{"ledger_code": ledger, "type": side, "amount": amount} for ledger, side, amount in lines],
-    }
-
-
-def deliver(
-    worker: Runtime, organization: str, items: list[dict[str, object]], *, message_id: UUID | None = None
-) -> None:
-    message_id = message_id or new_batch_id()
-    delivery.take(
-        worker,
-        [
-            delivery.Message(
-                str(message_id), "post_journal", organization, items, "posting", None, False, datetime.now(UTC)
-            )
-        ],
-    )
-
-
-def report_of(settings: Settings, organization: str | None = None) -> Report:
-    runtime = Runtime(settings, role="readonly")
-    try:
-        return verify(runtime.engine, organization=organization)
-    finally:
-        runtime.close()
-
-
-def failed(report: Report) -> set[str]:
-    return {check.name for check in report.checks if check.violations}
-
-
-def tamper(server: PostgresServer, settings: Settings, sql: str) -> None:
-    """Change the books behind the service's back, as only a superuser can."""
-    name = settings.database_url.get_secret_value().rpartition("/")[2]
-    with psycopg.connect(server.superuser_url.rpartition("/")[0] + "/" + name) as connection:
-        connection.execute("SET search_path = ledgermill")
-        connection.execute("SET session_replication_role = replica")
-        connection.execute(sql)
 
 
 def test_an_empty_system_is_clean(settings: Settings) -> None:
     report = report_of(settings)
 
-    assert report.is_clean
+    assert report.is_clean, report.as_text()
     assert report.positions == {}
 
 
@@ -289,9 +138,6 @@ def test_a_message_that_came_back_and_waits_though_it_is_settled_breaks_nothing(
     assert failed(report_of(books)) == set()
 
 
-OF_ACME = "organization_id = (SELECT organization_id FROM organization WHERE code = 'acme')"
-A_JOB = f"{OF_ACME} AND idempotency_key = 'c'"
-
 BREAK = {
     "journals_have_two_entries": f"DELETE FROM entry WHERE {OF_ACME} AND position = 3 AND line = 2",
     "journals_balance": f"UPDATE entry SET amount = amount + 1 WHERE {OF_ACME} AND position = 3 AND line = 2",
@@ -327,7 +173,25 @@ BREAK = {
     "children_are_one_deeper": "UPDATE ledger SET depth = 2 WHERE code = 'bank'",
     "children_have_their_parents_type": "UPDATE ledger SET type = 'liability' WHERE code = 'bank'",
     "trees_have_roots": "UPDATE ledger SET parent_id = 4 WHERE code = 'assets'",
+    "last_bookings_are_noted": f"UPDATE posting_lock SET last_booked_at = last_booked_at - interval '1 s' WHERE {OF_ACME}",
+    "amounts_are_positive": f"""
+        ALTER TABLE entry DROP CONSTRAINT entry_amount_is_positive;
+        UPDATE entry SET amount = -amount, side = CASE side WHEN 'D' THEN 'C' ELSE 'D' END WHERE {OF_ACME} AND position = 3""",
+    "entries_are_within_the_dates_of_their_ledger": "UPDATE ledger SET closing_date = '2020-01-01' WHERE code = 'bank'",
+    "nothing_is_held": f"UPDATE balance SET held = 1 WHERE {OF_ACME} AND ledger_id = 5",
+    "balances_know_their_last_booking": f"UPDATE balance SET last_booked_at = NULL WHERE {OF_ACME} AND ledger_id = 5",
+    "days_balance": f"UPDATE day_balance SET value_date = value_date - 40 WHERE {OF_ACME} AND ledger_id = 9",
+    "states_are_known": f"UPDATE job SET state = 'lost' WHERE {OF_ACME} AND idempotency_key = 'poor'",
+    "jobs_have_principals": f"UPDATE job SET principal_id = 99 WHERE {A_JOB}",
+    "waiting_batches_have_principals": "UPDATE inbox SET principal_id = 99",
+    "currencies_are_bound": f"DELETE FROM currency WHERE {OF_ACME}",
+    "chart_versions_are_counted": f"UPDATE posting_lock SET chart_version = 1 WHERE {OF_ACME}",
     "safeguards_are_in_place": "ALTER TABLE entry DISABLE TRIGGER entry_is_insert_only",
+    "tables_do_what_they_say": "ALTER TABLE balance ENABLE ROW LEVEL SECURITY",
+    "roles_may_do_their_work_and_no_more": "GRANT UPDATE ON job TO ledgermill_worker",
+    "roles_are_nothing_else": "ALTER TABLE quarantine OWNER TO ledgermill_worker",
+    "functions_are_fenced": "ALTER FUNCTION ledgermill_api.find_keys RESET search_path",
+    "views_show_one_organization": "ALTER VIEW ledgermill_api.job RESET (security_barrier)",
 }
 MORE = {
     "a journal without any entry": (
@@ -397,6 +261,23 @@ MORE = {
     "a ledger id that would be given twice": (
         "organizations_can_post",
         f"UPDATE posting_lock SET next_ledger_id = 10 WHERE {OF_ACME}",
+    ),
+    "an amount that is no number": (
+        "amounts_are_positive",
+        f"UPDATE entry SET amount = 'NaN' WHERE {OF_ACME} AND position = 3 AND line = 2",
+    ),
+    "a kind that there is not": ("states_are_known", f"UPDATE job SET kind = 'x' WHERE {A_JOB}"),
+    "an entry before its ledger was opened": (
+        "entries_are_within_the_dates_of_their_ledger",
+        "UPDATE ledger SET opening_date = '2100-01-01' WHERE code = 'bank'",
+    ),
+    "a base currency that is not bound": (
+        "currencies_are_bound",
+        "UPDATE organization SET base_currency = 'JPY' WHERE code = 'acme'",
+    ),
+    "a last booking that is not known": (
+        "last_bookings_are_noted",
+        f"UPDATE posting_lock SET last_booked_at = NULL WHERE {OF_ACME}",
     ),
     "a key's constraint that is gone": (
         "safeguards_are_in_place",

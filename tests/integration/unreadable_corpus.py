@@ -5,6 +5,8 @@ import json
 import random
 from base64 import b64encode
 
+from kombu import compression
+
 QUEUE = "posting"
 SECRET = "IBAN-DE02-1203"
 DEEP = 100_000
@@ -116,7 +118,17 @@ BAD: dict[str, bytes] = {
         envelope(body=gzip.compress(bytes(200_000_000), compresslevel=1), headers__compression="application/x-gzip")
     ),
     "unknown compression": raw(envelope(headers__compression="none")),
+    "binary body": raw(envelope(content_type="application/data", body=random.Random(3).randbytes(5_000))),
+    "a pickle that calls exit": raw(
+        envelope(content_type="application/x-python-serialize", body=b"cos\n_exit\n(I0\ntR.")
+    ),
+    "10 MB body of brackets": raw(
+        envelope(body=b'[[], {"number": ' + b"[" * 5_000_000 + b"]" * 5_000_000 + b"}, null]")
+    ),
 }
+for codec in sorted(set(compression._aliases.values())):  # whatever this kombu could unpack
+    bomb, content_type = compression.compress(bytes(5_000_000), codec)
+    BAD[f"{codec} bomb"] = raw(envelope(body=bomb, headers__compression=content_type))
 
 # Readable: what the task sees, which has to judge it.
 ARRIVES = {

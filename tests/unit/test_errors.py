@@ -20,9 +20,11 @@ from ledgermill.errors import (
 
 # Released codes. Add to this list what is added; what is here keeps its name and kind for ever.
 CODES = {
+    "BACKLOGGED": "unavailable",
     "BALANCE_OUT_OF_RANGE": "refused",
     "BATCH_NOT_FOUND": "refused",
     "BATCH_SIZE": "invalid",
+    "BROKER_FULL": "unavailable",
     "BROKER_UNAVAILABLE": "unavailable",
     "CODE_TAKEN": "refused",
     "CURRENCY_MISMATCH": "refused",
@@ -40,6 +42,8 @@ CODES = {
     "INVALID_IDEMPOTENCY_KEY": "invalid",
     "INVALID_JSON": "invalid",
     "JOB_NOT_FOUND": "refused",
+    "JOB_NOT_REJECTED": "refused",
+    "JOB_SENT_AGAIN": "refused",
     "JOURNAL_NOT_FOUND": "refused",
     "KEY_NOT_FOUND": "refused",
     "KEY_REUSED": "refused",
@@ -59,6 +63,7 @@ CODES = {
     "ORGANIZATION_NOT_FOUND": "refused",
     "PARENT_IS_LEAF": "refused",
     "QUARANTINED": "unavailable",
+    "QUARANTINE_NOT_FOUND": "refused",
     "SCOPE_MISSING": "invalid",
     "SERVER_DID_NOT_START": "unavailable",
     "TOO_FEW_ENTRIES": "invalid",

@@ -12,23 +12,35 @@ from running import journal
 
 from ledgermill import Producer
 from ledgermill.broker import publishing
-from ledgermill.errors import BrokerUnavailable, MissingIdempotencyKey, Unbalanced
+from ledgermill.broker.backlog import Seen
+from ledgermill.errors import BrokerFull, BrokerUnavailable, MissingIdempotencyKey, Unbalanced
 
 NEVER_S = 3_600.0
 
 
 class Broker:
-    """Stands for `publishing.send`: keeps what is sent, after it could not be reached for some times."""
+    """Stands for `publishing.Sender`: keeps what is sent, after it could not be reached for some times."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, list[dict[str, Any]]]] = []
         self.away = 0
+        self.full = 0
+        self.seen: list[Seen | None] = [None]  # at each look, the last of them for ever
 
-    def send(self, _app: object, _route: object, *, arguments: dict[str, Any], task_id: str, **_others: object) -> None:
+    def send(self, _route: object, *, arguments: dict[str, Any], task_id: str, **_others: object) -> None:
         if self.away:
             self.away -= 1
             raise BrokerUnavailable
+        if self.full:
+            self.full -= 1
+            raise BrokerFull(queue="posting", problem="Redis has no memory left")
         self.sent.append((task_id, json.loads(arguments.get("journals") or arguments["updates"])))
+
+    def look(self, _queue: str) -> Seen | None:
+        return self.seen.pop(0) if len(self.seen) > 1 else self.seen[0]
+
+    def close(self) -> None:
+        pass
 
     @property
     def keys(self) -> list[str]:
@@ -38,7 +50,7 @@ class Broker:
 @pytest.fixture
 def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
     made = Broker()
-    monkeypatch.setattr(publishing, "send", made.send)
+    monkeypatch.setattr(publishing, "Sender", lambda _broker_url: made)
     return made
 
 
@@ -202,3 +214,67 @@ def test_a_producer_that_cannot_ask_what_has_arrived_keeps_nothing(broker: Broke
         producer.post_many([journal("a"), journal("b")])
 
         assert (broker.keys, producer._unconfirmed) == (["a", "b"], {})
+
+
+def full(messages: int = 10_000, *, oldest_s: float = 0.0, memory_share: float = 0.0) -> Seen:
+    return Seen(messages, oldest_s, memory_share)
+
+
+@pytest.fixture
+def impatient(producer: Producer, monkeypatch: pytest.MonkeyPatch) -> Producer:
+    """It looks each time, and finds no time to wait."""
+    monkeypatch.setattr("ledgermill.producer.LOOK_EVERY_S", 0.0)
+    producer._looked_at = 0.0
+    producer.most_delay_s = 0.05
+    return producer
+
+
+@pytest.mark.parametrize("seen", [full(), full(0, memory_share=0.8)])
+def test_a_producer_publishes_nothing_while_the_queue_has_no_room(
+    broker: Broker, impatient: Producer, seen: Seen
+) -> None:
+    broker.seen = [seen, seen, full(9_999, memory_share=0.79)]
+
+    impatient.post_many(journals(3))
+
+    assert broker.keys == ["k0", "k1", "k2"]
+    assert broker.seen == [full(9_999, memory_share=0.79)], "it has looked until there was room"
+
+
+def test_a_producer_that_finds_no_room_raises_and_sends_later(broker: Broker, impatient: Producer) -> None:
+    broker.seen = [full(12_345, oldest_s=40)]
+    with pytest.raises(BrokerFull, match="12345 messages wait, the oldest for 40 s"):
+        impatient.post_many(journals(30))
+
+    assert (broker.keys, len(impatient._unconfirmed)) == ([], 30)
+    broker.seen = [full(0)]
+    impatient.flush()
+    assert broker.keys == [f"k{number}" for number in range(10, 30)]
+
+
+def test_what_redis_has_no_memory_for_is_sent_as_soon_as_it_has(broker: Broker, impatient: Producer) -> None:
+    broker.full = 2
+
+    impatient.post_many(journals(3))
+
+    assert broker.keys == ["k0", "k1", "k2"]
+    broker.full = 10_000
+    with pytest.raises(BrokerFull, match="no memory"):
+        impatient.post_many(journals(1, first=5))
+
+
+def test_nothing_is_published_again_that_may_still_wait_in_the_queue(
+    broker: Broker, impatient: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledgermill.producer.PUBLISH_AGAIN_AFTER_S", 0.0)
+    impatient.post_many(journals(2))
+    time.sleep(0.02)
+    broker.sent.clear()
+
+    broker.seen = [full(5, oldest_s=60)]
+    assert impatient._publish_again() == 0, "the queue is older than the message"
+    broker.seen = [full()]
+    assert impatient._publish_again() == 0, "there is no room"
+    broker.seen = [full(5, oldest_s=0.001)]
+    assert impatient._publish_again() == 2
+    assert broker.keys == ["k0", "k1"]

@@ -61,7 +61,8 @@ def step(monkeypatch: pytest.MonkeyPatch, *, answers: bool) -> intake.Intake:
     monkeypatch.setattr(intake, "end_worker", ended)
     found = intake.Intake.__new__(intake.Intake)
     found.consumer, found.watches = Idle(answers=answers), {"posting": Queue()}
-    found.draining, found.progressed_at = intake.Counter(), intake.time.monotonic()
+    found.draining, found.first, found.progressed_at = intake.Counter(), {}, intake.time.monotonic()
+    found.gone = []
     return found
 
 

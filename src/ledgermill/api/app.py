@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from ledgermill.api import jobs, journals, ledgers, operations, problems, shapes
+from ledgermill.api import jobs, journals, ledgers, operations, problems, rejected, shapes
 from ledgermill.api.dependencies import State
 from ledgermill.api.waiters import Waiters
 from ledgermill.broker.publishing import Broker
@@ -35,8 +35,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         waiters = Waiters(chosen.broker_url.get_secret_value())
         waiters.start()
         app.state.ledgermill = state = State(chosen, engine, statements, broker, waiters)
+        state.room.start()
         _collect_garbage_seldom()
         yield
+        await state.room.stop()
         await state.bell.stop()
         await waiters.stop()
         broker.close()
@@ -47,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="ledgermill", description=DESCRIPTION, version=version("ledgermill"), lifespan=lifespan, redoc_url=None
     )
     problems.install(app)
-    for module in (jobs, journals, ledgers, operations):  # the busiest first; /journals is no ledger's name
+    for module in (jobs, journals, ledgers, rejected, operations):  # the busiest first; /journals is no ledger's name
         app.include_router(module.router)
     _describe(app)
     return app

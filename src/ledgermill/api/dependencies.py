@@ -11,17 +11,20 @@ from pydantic import BaseModel
 
 from ledgermill.api.bell import Bell
 from ledgermill.api.gathering import Gatherer
+from ledgermill.api.room import Room
 from ledgermill.api.waiters import Waiters
 from ledgermill.broker.publishing import Broker
 from ledgermill.config import Settings
 from ledgermill.errors import DatabaseUnavailable, InvalidField, OrganizationDraining, ScopeMissing, Unauthenticated
-from ledgermill.storage import api_keys, connections, failures, inbox, jobs
+from ledgermill.storage import api_keys, connections, failures, inbox, jobs, outcomes
 from ledgermill.storage.api_keys import Caller
 from ledgermill.storage.connections import AsyncEngine, AsyncStatement, AsyncStatements, Transaction
 from ledgermill.storage.inbox import Waiting
+from ledgermill.storage.outcomes import Outcome
 from ledgermill.usecases.organizations import hash_key
 
 LONGEST_WAIT_S = 60.0
+ANSWERED_WITHIN_S = 10.0  # the server ends each statement after 2 s; who is silent for so long is gone
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +34,8 @@ Asked = TypeVar("Asked")
 class State:
     """What one API process holds.
 
-    `keys`, `ended_jobs` and `inbox` gather: by key hash, by key hash and job id, and by key hash and what to accept.
+    `keys`, `ended_jobs`, `outcomes` and `inbox` gather: by key hash, by key hash and job id, and by key hash and what
+    to accept.
     """
 
     def __init__(
@@ -39,10 +43,12 @@ class State:
     ) -> None:
         self.settings, self.engine, self.statements = settings, engine, statements
         self.broker, self.waiters, self.bell = broker, waiters, Bell(broker)
+        self.room = Room(settings, statements, broker)
         self.keys: Gatherer[bytes, Caller | None] = Gatherer(self._asking(api_keys.find_many))
         self.ended_jobs: Gatherer[tuple[bytes, UUID | None], jobs.Found | None] = Gatherer(
             self._asking(jobs.find_ended)
         )
+        self.outcomes: Gatherer[tuple[bytes, UUID], Outcome | None] = Gatherer(self._asking(outcomes.find))
         self.inbox: Gatherer[tuple[bytes, Waiting], str | None] = Gatherer(self._accept)
 
     async def run(self, act: Callable[[Transaction], T]) -> T:
@@ -51,15 +57,19 @@ class State:
         Raises: DatabaseUnavailable, where the database is away or too slow; InvalidField, where it cannot be asked, as
         for a name that holds a NUL.
         """
-        async with _our_errors(), self.engine.begin() as connection:
-            return await connection.run_sync(act)
+        async with _our_errors(), self.engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            with connections.answering_within(driver, ANSWERED_WITHIN_S):  # type: ignore[arg-type]  # it is psycopg's
+                async with connection.begin():
+                    return await connection.run_sync(act)
 
     def _asking(
         self, find: Callable[[AsyncStatement, Sequence[Asked]], Awaitable[Sequence[T]]]
     ) -> Callable[[Sequence[Asked]], Awaitable[Sequence[T]]]:
         async def ask(asked: Sequence[Asked]) -> Sequence[T]:
             async with _our_errors(), self.statements.connection() as connection:
-                return await find(connection, asked)
+                with connections.answering_within(connection, ANSWERED_WITHIN_S):
+                    return await find(connection, asked)
 
         return ask
 
@@ -103,6 +113,14 @@ class Books:
             return use_case(tx, self.caller.organization_id, *args, **kwargs)
 
         return await self.state.run(act)
+
+    async def outcome(self, job_id: UUID) -> Outcome | None:
+        """How a job ended; None where it has not, or is none of the caller's. The caller may read, or asked for it."""
+        return await self.state.outcomes.ask((self.key_sha256, job_id))
+
+    def require_room(self) -> None:
+        """Raises Backlogged, where what was accepted before waits too long."""
+        self.state.room.require(self.caller.organization_uuid)
 
     async def accept(self, waiting: Waiting) -> None:
         """Put one job into the inbox, in one transaction with what others accept now; workers are rung for.

@@ -22,13 +22,14 @@ from ledgermill.api.dependencies import (
 from ledgermill.api.problems import problem_of_job
 from ledgermill.config import Settings
 from ledgermill.domain.journals import POST_JOURNAL, UPDATE_BALANCE
-from ledgermill.errors import InvalidField, InvalidJson, JournalNotFound, LedgerReferenceConflict, MissingIdempotencyKey
+from ledgermill.errors import InvalidField, InvalidJson, LedgerReferenceConflict, MissingIdempotencyKey, Unauthenticated
 from ledgermill.messages import routes
 from ledgermill.messages.fields import read_reference
 from ledgermill.messages.jobs import AcceptedV1, BatchV1, JobPlaceV1, JobV1, JournalOutV1
 from ledgermill.messages.ledgers import BalanceUpdatedV1
 from ledgermill.runtime import now
 from ledgermill.storage.connections import Transaction
+from ledgermill.storage.outcomes import Outcome
 from ledgermill.usecases import acceptance, jobs, journals, ledgers
 
 router = APIRouter(prefix="/v1/ledgers", tags=["posting"])
@@ -87,12 +88,13 @@ async def update_balance(request: Request, body: Body, books: Posting, ref: str 
 @router.get("/journals/{journal_id}", response_model=JournalOutV1, responses=shapes.problems(400, 401, 403, 404, 503))
 async def read_journal(journal_id: UUID, books: Reading) -> Response:
     """A journal with its entries, by its id, which is its job's."""
-    return answer(await books.run(journals.journal, journal_id))
+    return answer(journals.journal(journal_id, await books.outcome(journal_id)))
 
 
 async def _single(
     request: Request, books: Books, kind: str, item: dict[str, Any], *, payload: bytes | None = None
 ) -> Response:
+    books.require_room()
     state, caller = state_of(request), books.caller
     if state.settings.require_idempotency_key and item.get("idempotency_key") is None:
         raise MissingIdempotencyKey(field="idempotency_key")
@@ -113,27 +115,34 @@ async def _single(
     if not seconds:
         await books.accept(waiting)
         return answer(accepted, status=202, headers={**headers, "Retry-After": "1"})
-    outcome: JobV1 | JournalOutV1 | BalanceUpdatedV1 = accepted
+    found: Outcome | None = None
     async with state.waiters.expecting(waiting.batch_id) as wait:
         await books.accept(waiting)
 
         async def has_ended() -> bool:
-            nonlocal outcome
-            outcome = await books.run(_outcome, kind, accepted.id, item)
-            return not isinstance(outcome, JobV1) or outcome.ended_at is not None
+            nonlocal found
+            found = await books.outcome(accepted.id)
+            return found is not None
 
         await wait(has_ended, seconds)
-    if isinstance(outcome, JobV1):
-        if outcome.error is not None:
-            return problem_of_job(outcome.error, job_id=outcome.id)
-        return answer(outcome, status=202, headers={**headers, "Retry-After": "1"})
-    posted = outcome.journal if isinstance(outcome, BalanceUpdatedV1) else outcome
+    if found is None:
+        job = await books.run(jobs.status, accepted.id, now=now())
+        if job.ended_at is None:
+            return answer(job, status=202, headers={**headers, "Retry-After": "1"})
+        found = await books.outcome(accepted.id)  # a worker has settled it since the last look
+    if found is None:
+        raise Unauthenticated  # the key was revoked meanwhile
+    if found["state"] != "posted":
+        return problem_of_job(jobs.error_of(found), job_id=found["job_id"])
+    posted = journals.posted(found)
     if posted.id != accepted.id:
         headers["Idempotent-Replayed"] = "true"
-    return answer(outcome, status=201, headers=headers)
+    body = posted if kind == POST_JOURNAL else await _updated(books, posted, item)
+    return answer(body, status=201, headers=headers)
 
 
 async def _many(request: Request, books: Books, items: bytes, lines: Sequence[bytes] | None = None) -> Response:
+    books.require_room()
     state = state_of(request)
     accepted = await books.run(
         _accept_many, items, lines, books.caller.principal_id, correlation_of(request), state.settings
@@ -191,25 +200,11 @@ def _accept_many(
     return accepted
 
 
-def _outcome(
-    tx: Transaction, organization_id: int, kind: str, job_id: UUID, item: dict[str, Any]
-) -> JobV1 | JournalOutV1 | BalanceUpdatedV1:
-    """What to answer of a job: what it posted or, where it has not, how it stands."""
-    try:
-        posted = journals.journal(tx, organization_id, job_id)
-    except JournalNotFound:
-        job = jobs.status(tx, organization_id, job_id, now=now())
-        if job.state != "posted":
-            return job
-        posted = journals.journal(tx, organization_id, job_id)  # a worker has settled it between the two reads
-    return posted if kind == POST_JOURNAL else _updated(tx, organization_id, posted, item)
-
-
-def _updated(tx: Transaction, organization_id: int, posted: JournalOutV1, item: dict[str, Any]) -> BalanceUpdatedV1:
+async def _updated(books: Books, posted: JournalOutV1, item: dict[str, Any]) -> BalanceUpdatedV1:
     reference = read_reference(str(posted.entries[0].ledger_id))
     return BalanceUpdatedV1(
         message=f"ledger balance {item['type']}ed successfully",
-        balance=ledgers.balance(tx, organization_id, reference),
+        balance=await books.run(ledgers.balance, reference),
         journal=posted,
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from ledgermill.broker.backlog import Seen
 from ledgermill.storage.metrics import EndedJobs, WaitingJobs
 
 
@@ -16,9 +17,12 @@ class LedgermillCollector:
         ended: Iterable[EndedJobs],
         counters: Mapping[str, float],
         queue_lengths: Mapping[str, int],
+        in_inbox: Mapping[str, float],
+        in_broker: Mapping[str, Seen],
     ) -> None:
         self.waiting, self.ended = list(waiting), list(ended)
         self.counters, self.queue_lengths = counters, queue_lengths
+        self.in_inbox, self.in_broker = in_inbox, in_broker
 
     def collect(self) -> Iterator[Metric]:
         yield self._jobs_waiting()
@@ -36,6 +40,24 @@ class LedgermillCollector:
         for queue, length in self.queue_lengths.items():
             lengths.add_metric([queue], length)
         yield lengths
+        yield self._oldest_due()
+        memory = GaugeMetricFamily(
+            "ledgermill_broker_memory_ratio", "Used of the memory that the broker may use; 0 where it has no limit."
+        )
+        memory.add_metric([], max((seen.memory_share for seen in self.in_broker.values()), default=0.0))
+        yield memory
+
+    def _oldest_due(self) -> Metric:
+        family = GaugeMetricFamily(
+            "ledgermill_oldest_due_seconds",
+            "For how long the oldest due work of a posting queue has waited, in the broker or in the inbox.",
+            labels=["queue", "where"],
+        )
+        for queue in sorted(self.in_broker.keys() | self.in_inbox.keys()):
+            if seen := self.in_broker.get(queue):
+                family.add_metric([queue, "broker"], seen.oldest_s)
+            family.add_metric([queue, "inbox"], self.in_inbox.get(queue, 0.0))
+        return family
 
     def _jobs_waiting(self) -> Metric:
         family = GaugeMetricFamily(

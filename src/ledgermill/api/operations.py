@@ -12,9 +12,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from ledgermill.api import shapes
 from ledgermill.api.dependencies import state_of
 from ledgermill.api.metrics import LedgermillCollector
+from ledgermill.api.pause_metrics import PauseCollector
+from ledgermill.api.verification_metrics import VerificationCollector
 from ledgermill.errors import BrokerUnavailable, NotMigrated, Unauthenticated
 from ledgermill.messages import routes
-from ledgermill.storage import metrics, migrations
+from ledgermill.storage import metrics, migrations, releases
 
 router = APIRouter(tags=["operations"])
 
@@ -49,8 +51,12 @@ async def read_metrics(request: Request) -> Response:
             raise Unauthenticated
     waiting = await state.run(metrics.waiting)
     ended = await state.run(metrics.ended)
+    verifications = await state.run(metrics.verifications)
+    pauses = await state.run(releases.pauses)
     queues = [*routes.posting_queues(lanes=state.settings.posting_lanes), routes.MAINTENANCE_QUEUE]
     counters, lengths = await anyio.to_thread.run_sync(state.broker.counters_and_lengths, queues)
     registry = CollectorRegistry()
-    registry.register(LedgermillCollector(waiting, ended, counters, lengths))
+    registry.register(LedgermillCollector(waiting, ended, counters, lengths, state.room.in_inbox, state.room.in_broker))
+    registry.register(VerificationCollector(verifications))
+    registry.register(PauseCollector(pauses))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -107,7 +107,7 @@ def _answer(
     }
     all_headers = dict(headers or {})
     if status == 503:  # noqa: PLR2004
-        all_headers["Retry-After"] = str(RETRY_AFTER_S)
+        all_headers["Retry-After"] = str(details.get("retry_after_s", RETRY_AFTER_S))
     if status == 401:  # noqa: PLR2004
         all_headers["WWW-Authenticate"] = "Bearer"
     return Response(json.dumps(body, default=str), status, all_headers, media_type="application/problem+json")

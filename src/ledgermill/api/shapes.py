@@ -7,14 +7,21 @@ from pydantic import BaseModel, TypeAdapter
 from ledgermill.messages.jobs import LookupAskV1
 from ledgermill.messages.journals import BalanceUpdateV1, JournalV1
 from ledgermill.messages.ledgers import LedgerNewV1
+from ledgermill.messages.rejected import RehearseAskV1, ResendAskV1, ResendManyAskV1
 
-_READ_BY_HAND: Final = (JournalV1, BalanceUpdateV1, LedgerNewV1, LookupAskV1)
+_READ_BY_HAND: Final = (
+    *(JournalV1, BalanceUpdateV1, LedgerNewV1, LookupAskV1),
+    *(RehearseAskV1, ResendAskV1, ResendManyAskV1),
+)
 _REF: Final = "#/components/schemas/{model}"
 
 JOURNAL: Final = _REF.format(model="JournalV1")
 BALANCE_UPDATE: Final = _REF.format(model="BalanceUpdateV1")
 LEDGER_NEW: Final = _REF.format(model="LedgerNewV1")
 LOOKUP_ASK: Final = _REF.format(model="LookupAskV1")
+REHEARSE_ASK: Final = _REF.format(model="RehearseAskV1")
+RESEND_ASK: Final = _REF.format(model="ResendAskV1")
+RESEND_MANY_ASK: Final = _REF.format(model="ResendManyAskV1")
 
 
 class ProblemV1(BaseModel):

@@ -12,8 +12,11 @@ MOST_MESSAGES: Final = 2_000
 MOST_BYTES: Final = 4_000_000
 PRIORITIES: Final = ("", "\x06\x163", "\x06\x166", "\x06\x169")  # how Celery names the lists of a queue on Redis
 
-# KEYS: the leases, the taker's list, the queue's lists. ARGV: the prefix of lists, the taker, lease, messages, bytes.
+# KEYS: the leases, the taker's list, what ever left, the queue's lists. ARGV: the prefix of lists, the taker, lease,
+# messages, bytes. ZREM first: where Redis is full it refuses whatever may need memory, unless a script has written
+# already, and only taking what waits makes room.
 _TAKE: Final = """
+redis.call('ZREM', KEYS[1], '')
 local at = redis.call('TIME')
 local now = at[1] * 1000 + math.floor(at[2] / 1000)
 local late = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 1)[1]
@@ -26,7 +29,7 @@ if late then
     end
 end
 local taken, bytes = {}, 0
-for place = 3, #KEYS do
+for place = 4, #KEYS do
     while #taken < tonumber(ARGV[4]) and bytes < tonumber(ARGV[5]) do
         local message = redis.call('LMOVE', KEYS[place], KEYS[2], 'RIGHT', 'RIGHT')
         if not message then break end
@@ -34,13 +37,17 @@ for place = 3, #KEYS do
         bytes = bytes + #message
     end
 end
-if #taken > 0 then redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[2]) end
+if #taken > 0 then
+    redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[2])
+    redis.call('INCRBY', KEYS[3], #taken)
+end
 return {0, taken}
 """
-# KEYS: the leases, the taker's list, the queue. ARGV: the taker. The oldest message goes last, so it leaves first.
+# KEYS: the leases, the taker's list, what ever left, the queue. ARGV: the taker. The oldest message goes last, so it
+# leaves first. ZREM first, as above.
 _GIVE_BACK: Final = """
-while redis.call('LMOVE', KEYS[2], KEYS[3], 'RIGHT', 'RIGHT') do end
 redis.call('ZREM', KEYS[1], ARGV[1])
+while redis.call('LMOVE', KEYS[2], KEYS[4], 'RIGHT', 'RIGHT') do redis.call('DECR', KEYS[3]) end
 """
 
 
@@ -69,21 +76,28 @@ class Intake:
 
     def take(self, *, most_messages: int = MOST_MESSAGES, most_bytes: int = MOST_BYTES) -> Taken | None:
         """The list of a taker that is gone, else up to so many messages; None where nothing waits."""
-        keys = [self._leases, self._prefix + self._taker, *(self._queue + priority for priority in PRIORITIES)]
+        lists = [self._queue + priority for priority in PRIORITIES]
+        keys = [self._leases, self._prefix + self._taker, left_key(self._queue), *lists]
         arguments: list[str | int] = [self._prefix, self._taker, self._lease_ms, most_messages, most_bytes]
         is_redelivered, messages = self._taking(keys=keys, args=arguments)
         return Taken(messages, bool(is_redelivered)) if messages else None
 
+    def wait(self, timeout_s: float) -> bool:
+        """Whether a take finds something within this time, or up to a tenth of a second later."""
+        queue = self._queue
+        return self._redis.blmove(queue, queue, timeout_s, "RIGHT", "RIGHT") is not None  # type: ignore[arg-type]  # float
+
     def drop(self) -> None:
         """What was taken is settled."""
-        with self._redis.pipeline() as pipeline:
+        with self._redis.pipeline(transaction=False) as pipeline:  # a full Redis refuses MULTI
             pipeline.delete(self._prefix + self._taker)
             pipeline.zrem(self._leases, self._taker)
             pipeline.execute()
 
     def give_back(self) -> None:
         """Return what was taken to the queue, as if it had never been touched."""
-        self._giving_back(keys=[self._leases, self._prefix + self._taker, self._queue], args=[self._taker])
+        keys = [self._leases, self._prefix + self._taker, left_key(self._queue), self._queue]
+        self._giving_back(keys=keys, args=[self._taker])
 
     def leave(self) -> None:
         """The taker is gone: end its lease, so that the next take gets its list."""
@@ -102,3 +116,8 @@ class Intake:
 def leases_key(queue: str) -> str:
     """The sorted set of takers, each until when it has its list, in milliseconds of Redis's clock."""
     return f"ledgermill:taken:{queue}"
+
+
+def left_key(queue: str) -> str:
+    """The count of messages that ever left a queue."""
+    return f"ledgermill:left:{queue}"

@@ -1,7 +1,5 @@
 """Publishing to the broker: rings for workers, news for who waits, and counters for the metrics."""
 
-import json
-from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -9,9 +7,12 @@ from uuid import UUID, uuid4
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
+from pydantic import SecretStr
 
+from ledgermill.broker import envelopes
+from ledgermill.broker.backlog import Backlog, Seen
 from ledgermill.config import Settings
-from ledgermill.errors import BrokerUnavailable
+from ledgermill.errors import BrokerFull, BrokerUnavailable
 from ledgermill.messages import routes
 from ledgermill.observability import logger
 
@@ -59,6 +60,11 @@ def redis_client(url: str) -> redis.Redis:
     )
 
 
+def is_redis(broker_url: str) -> bool:
+    """Whether this broker is one that we can talk to without Celery."""
+    return broker_url.startswith(("redis://", "rediss://"))
+
+
 def publisher(settings: Settings) -> Celery:
     """A Celery app without tasks, which sends them by name."""
     app = Celery("ledgermill-publisher", set_as_current=False)
@@ -66,33 +72,44 @@ def publisher(settings: Settings) -> Celery:
     return app
 
 
-def send(app: Celery, route: routes.Route, *, arguments: Mapping[str, Any], shown: str, **options: Any) -> None:
-    """Publish one message; `shown` is what Flower shows of it. Raises BrokerUnavailable."""
-    try:
-        app.send_task(route.task, kwargs=dict(arguments), argsrepr="()", kwargsrepr=shown, **options)
-    except OperationalError as error:
-        raise BrokerUnavailable from error
+class Sender:
+    """Publishes tasks by name: on Redis by itself, which takes a tenth of Celery's time, on other brokers by Celery."""
 
+    def __init__(self, broker_url: str) -> None:
+        self._redis = redis_client(broker_url) if is_redis(broker_url) else None
+        self._backlogs: dict[str, Backlog] = {}
+        self._celery = None if self._redis else publisher(Settings(broker_url=SecretStr(broker_url)))
 
-def _ring_message(lane: int, queue: str) -> bytes:
-    """A ring as Celery would send it, which takes Celery a millisecond: somebody waits for this one."""
-    task_id = str(uuid4())
-    body = json.dumps([[], {"lane": lane}, None]).encode()
-    message = {
-        "body": b64encode(body).decode(),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {"id": task_id, "task": routes.LOOK.task, "argsrepr": "()", "kwargsrepr": f"lane {lane}"},
-        "properties": {
-            "body_encoding": "base64",
-            "correlation_id": task_id,
-            "delivery_info": {"exchange": "", "routing_key": queue},
-            "delivery_mode": 2,
-            "delivery_tag": task_id,
-            "priority": 0,
-        },
-    }
-    return json.dumps(message).encode()
+    def send(self, route: routes.Route, *, arguments: Mapping[str, Any], shown: str, task_id: str, queue: str) -> None:
+        """Publish one message; `shown` is what Flower shows of it. Raises BrokerUnavailable, BrokerFull."""
+        try:
+            if self._redis is not None:
+                message = envelopes.message(route.task, arguments, shown=shown, task_id=task_id, queue=queue)
+                self._redis.lpush(queue, message)
+            elif self._celery is not None:
+                named = dict(arguments)
+                self._celery.send_task(
+                    route.task, kwargs=named, argsrepr="()", kwargsrepr=shown, task_id=task_id, queue=queue
+                )
+        except redis.exceptions.OutOfMemoryError:
+            raise BrokerFull(queue=queue, problem="Redis has no memory left") from None
+        except (OperationalError, redis.RedisError) as error:
+            raise BrokerUnavailable from error
+
+    def look(self, queue: str) -> Seen | None:
+        """How much waits in a queue; None where that cannot be told."""
+        if self._redis is None:
+            return None
+        backlog = self._backlogs.setdefault(queue, Backlog(self._redis, queue))
+        try:
+            return backlog.look()
+        except redis.RedisError:
+            return None  # whoever publishes now learns why
+
+    def close(self) -> None:
+        for opened in (self._redis, self._celery):
+            if opened is not None:
+                opened.close()
 
 
 class Broker:
@@ -107,8 +124,11 @@ class Broker:
     def ring(self, lane: int) -> bool:
         """Tell a lane's workers to look into the inbox, unless a ring is under way already; False: nobody was told."""
         queue = routes.queue_of_lane(lane, lanes=self.lanes)
+        message = envelopes.message(
+            routes.LOOK.task, {"lane": lane}, shown=f"lane {lane}", task_id=str(uuid4()), queue=queue
+        )
         try:
-            self._ringing(keys=[RING_KEY.format(lane=lane), queue], args=[RING_LASTS_MS, _ring_message(lane, queue)])
+            self._ringing(keys=[RING_KEY.format(lane=lane), queue], args=[RING_LASTS_MS, message])
         except redis.RedisError as error:
             log.warning("no ring", lane=lane, reason=type(error).__name__)
             return False

@@ -13,6 +13,13 @@ from redis import Redis
 
 UNREADABLE_LIST = "ledgermill:unreadable"
 
+# A full Redis refuses RPUSH, unless the script has written already. The message leaves its queue for it, and while it
+# could not, no other would: so the list is first trimmed to all that it has.
+_APPEND = """
+redis.call('LTRIM', KEYS[1], 0, -1)
+redis.call('RPUSH', KEYS[1], ARGV[1])
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
@@ -39,7 +46,7 @@ def set_aside(client: Redis, *, raw: bytes, queue: str, reason: str) -> None:
         "received_at": datetime.now(UTC).isoformat(),
         "body": b64encode(raw).decode("ascii"),
     }
-    client.rpush(UNREADABLE_LIST, json.dumps(item))
+    client.eval(_APPEND, 1, UNREADABLE_LIST, json.dumps(item))
 
 
 def unreadable_id(raw: bytes) -> UUID:
@@ -61,6 +68,11 @@ def drop_unreadable(client: Redis, taken: Sequence[Unreadable]) -> None:
         for message in taken:
             pipeline.lrem(UNREADABLE_LIST, 1, message._item)  # noqa: SLF001
         pipeline.execute()
+
+
+def give_back(client: Redis, *, queue: str, raw: bytes) -> None:
+    """Append a message, as it lay there, to its queue again. Raises: redis.RedisError."""
+    client.lpush(queue, raw)
 
 
 def _read(item: Any) -> Unreadable:

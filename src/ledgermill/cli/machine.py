@@ -183,7 +183,7 @@ class Machine:
         posting = ",".join(routes.posting_queues(lanes=self.settings.posting_lanes))
         return [
             self._worker("posting", queues=posting, processes=2),
-            self._worker("maintenance", queues=routes.MAINTENANCE_QUEUE, processes=1),
+            self._worker("maintenance", queues=routes.MAINTENANCE_QUEUE, processes=2),
         ]
 
     def _worker(self, name: str, *, queues: str, processes: int) -> Program:

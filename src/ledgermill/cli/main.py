@@ -17,6 +17,7 @@ MODULE_OF: Final = {
     "ledger": "ledgers",
     "post": "posting",
     "verify": "verification",
+    "rejected": "rejected",
     "quarantine": "quarantine",
     "api": "serving",
     "worker-health": "serving",

@@ -1,19 +1,18 @@
-"""The planner: goes through the jobs of batches one by one, and carries what they do to all heads above."""
+"""The planner: goes through the jobs of batches one by one, and notes what each one does."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Final
 from uuid import UUID
 
 from ledgermill.domain.journals import LARGEST_MINOR_UNITS, EntryRequest, JournalRequest, Request, UnusableRequest
+from ledgermill.domain.leaves import Leaf, add_changes, require_usable
 from ledgermill.domain.ledgers import CREDIT, DEBIT, Chart, Ledger, LedgerReference
 from ledgermill.domain.plans import (
     Balance,
-    BalanceChange,
     Batch,
     Books,
-    DayChange,
     Plan,
     PostedEntry,
     PostedJob,
@@ -22,16 +21,13 @@ from ledgermill.domain.plans import (
 )
 from ledgermill.errors import (
     BalanceOutOfRange,
-    CurrencyMismatch,
     CurrencyNotSupported,
     FutureValueDate,
     HeadLedger,
     InsufficientBalance,
     KeyReused,
-    LedgerInactive,
     LedgermillError,
     LedgerNotFound,
-    LedgerNotOpen,
     LedgerReferenceConflict,
     Quarantined,
 )
@@ -44,37 +40,6 @@ _new: Final = tuple.__new__
 
 class NotKnownHereError(Exception):
     """A draft met a ledger that the chart in memory does not have; the database may."""
-
-
-class _Leaf:
-    """A ledger while a batch is planned: its balance as it runs, and what each value date adds.
-
-    `falls_by` is the side that lowers it, None where it has no floor. `lowest` is what a draft notes.
-    """
-
-    __slots__ = ("balance", "before", "days", "falls_by", "is_plain", "ledger", "ledger_id", "lowest", "number", "rows")
-
-    def __init__(self, ledger: Ledger, before: Balance, base_currency: str) -> None:
-        self.ledger = ledger
-        self.ledger_id = ledger.ledger_id
-        self.is_plain = (
-            ledger.active
-            and ledger.opening_date is None
-            and ledger.closing_date is None
-            and ledger.currency == base_currency
-        )
-        self.before = before
-        self.balance = before.debits - before.credits
-        self.number = before.last_number
-        self.falls_by = None if ledger.limit is None else CREDIT if ledger.normal_side == DEBIT else DEBIT
-        self.lowest: int | None = None
-        self.days: dict[date, list[int]] = {}
-        self.rows: list[PostedEntry] = []
-
-    def gained(self) -> tuple[int, int, int]:
-        """Debits, credits and entries of this batch."""
-        days = self.days.values()
-        return sum(day[0] for day in days), sum(day[1] for day in days), len(self.rows)
 
 
 class Planner:
@@ -94,8 +59,8 @@ class Planner:
         self.latest = books.today + timedelta(days=books.max_future_days)
         self.position = books.next_position
         self.rejection = books.next_rejection
-        self.leaves: dict[int, _Leaf] = {}
-        self.by_reference: dict[LedgerReference, _Leaf] = {}
+        self.leaves: dict[int, Leaf] = {}
+        self.by_reference: dict[LedgerReference, Leaf] = {}
         self.room = LARGEST_MINOR_UNITS  # what every ledger here can take at the least
         self.plan = Plan([], [], [], [], [], [])
 
@@ -110,7 +75,7 @@ class Planner:
     def finish(self) -> Plan:
         # Ledger by ledger, as the index of entries is ordered: neighbours there cost PostgreSQL less.
         self.plan.entries.extend(row for _, leaf in sorted(self.leaves.items()) for row in leaf.rows)
-        self._cascade()
+        add_changes(self.plan, self.leaves, self.chart)
         return self.plan
 
     def _settle(self, request: Request) -> None:
@@ -189,23 +154,23 @@ class Planner:
 
     def _leaves(
         self, entries: Sequence[EntryRequest], currency: str, value_date: date
-    ) -> tuple[list[_Leaf], list[tuple[_Leaf, int]]]:
+    ) -> tuple[list[Leaf], list[tuple[Leaf, int]]]:
         """The ledgers of these entries, once each may take its entry; and those that it lowers towards a floor."""
-        leaves: list[_Leaf] = []
-        falling: list[tuple[_Leaf, int]] = []
+        leaves: list[Leaf] = []
+        falling: list[tuple[Leaf, int]] = []
         known = self.by_reference
         for entry in entries:
             reference, side, amount, own_currency, field, _ = entry
             leaf = known.get(reference) or self._resolve(entry, field or f"entries[{len(leaves)}]")
             if own_currency is not None or not leaf.is_plain:
-                _require_usable(leaf.ledger, own_currency or currency, value_date, field or f"entries[{len(leaves)}]")
+                require_usable(leaf.ledger, own_currency or currency, value_date, field or f"entries[{len(leaves)}]")
             if side == leaf.falls_by:
                 falling.append((leaf, amount))
             leaves.append(leaf)
         return leaves, falling
 
     def _enter(
-        self, entries: Sequence[EntryRequest], leaves: Sequence[_Leaf], currency: str, value_date: date
+        self, entries: Sequence[EntryRequest], leaves: Sequence[Leaf], currency: str, value_date: date
     ) -> list[int]:
         """Move the balances, and return each entry's number in its ledger."""
         numbers = []
@@ -226,7 +191,7 @@ class Planner:
             leaf.rows.append(_new(PostedEntry, row))
         return numbers
 
-    def _resolve(self, entry: EntryRequest, field: str) -> _Leaf:
+    def _resolve(self, entry: EntryRequest, field: str) -> Leaf:
         if entry.is_suspense:
             ledger: Ledger = self.chart.by_id[self.books.suspense_id]
         else:
@@ -236,7 +201,7 @@ class Planner:
                 if self.balances is None:
                     raise NotKnownHereError
                 raise LedgerNotFound(field=field, ledger=str(entry.ledger))
-            if any(other is not first for other in found):
+            if len(found) > 1 and any(other is not first for other in found):
                 raise LedgerReferenceConflict(field=field)
             ledger = first
         if ledger.is_head:
@@ -244,14 +209,14 @@ class Planner:
         leaf = self.leaves.get(ledger.ledger_id)
         if leaf is None:
             balance = ZERO if self.balances is None else self.balances[ledger.ledger_id]
-            leaf = self.leaves[ledger.ledger_id] = _Leaf(ledger, balance, self.books.base_currency)
+            leaf = self.leaves[ledger.ledger_id] = Leaf(ledger, balance, self.books.base_currency)
             self.room = min(self.room, LARGEST_MINOR_UNITS - balance.debits - balance.credits)
         if not entry.is_suspense:
             self.by_reference[entry.ledger] = leaf
         return leaf
 
     def _require_floors(
-        self, entries: Sequence[EntryRequest], leaves: Sequence[_Leaf], falling: Sequence[tuple[_Leaf, int]]
+        self, entries: Sequence[EntryRequest], leaves: Sequence[Leaf], falling: Sequence[tuple[Leaf, int]]
     ) -> None:
         """A floor holds where the journal ends; a movement up is never refused. A draft notes what it would need."""
         if len(set(leaves)) < len(leaves):
@@ -267,7 +232,7 @@ class Planner:
                 field = f"entries[{leaves.index(leaf)}]"
                 raise InsufficientBalance(field=field, ledger=leaf.ledger.code, available=rest + amount, taken=amount)
 
-    def _require_range(self, entries: Sequence[EntryRequest], leaves: Sequence[_Leaf]) -> None:
+    def _require_range(self, entries: Sequence[EntryRequest], leaves: Sequence[Leaf]) -> None:
         grown = _sums((leaf, entry.amount) for entry, leaf in zip(entries, leaves, strict=True))
         for leaf, amount in grown.items():
             debits, credits_, _ = leaf.gained()
@@ -300,70 +265,15 @@ class Planner:
         )
         self.rejection += 1
 
-    def _cascade(self) -> None:
-        """Carry what the leaves gained to all heads above them, deepest first."""
-        moved = {ledger_id: leaf for ledger_id, leaf in self.leaves.items() if leaf.days}
-        gained = {ledger_id: leaf.gained() for ledger_id, leaf in moved.items()}
-        balances, days = self.plan.balances, self.plan.days
-        for depth, ledger_id, (debits, credits_, entries) in self._carried_up(gained):
-            own = gained[ledger_id][2] if ledger_id in gained else 0
-            balances.append(BalanceChange(ledger_id, depth, debits, credits_, entries, own))
-        value_dates = {value_date for leaf in moved.values() for value_date in leaf.days}
-        if len(value_dates) == 1:  # as nearly always; then a day's totals are those of the balances
-            (value_date,) = value_dates
-            days += [DayChange(ledger_id, depth, value_date, *rest[:2]) for ledger_id, depth, *rest in balances]
-            return
-        for value_date in value_dates:
-            that_day = {
-                ledger_id: leaf.days[value_date] for ledger_id, leaf in moved.items() if value_date in leaf.days
-            }
-            for depth, ledger_id, (debits, credits_) in self._carried_up(that_day):
-                days.append(DayChange(ledger_id, depth, value_date, debits, credits_))
-        days.sort(key=lambda change: (-change.depth, change.ledger_id, change.value_date))
 
-    def _carried_up(self, gained: Mapping[int, Sequence[int]]) -> Iterator[tuple[int, int, Sequence[int]]]:
-        """Depth, ledger and amounts of the leaves and of all heads above; each ledger is added to its parent once."""
-        levels: defaultdict[int, dict[int, Sequence[int]]] = defaultdict(dict)
-        ledgers = self.chart.by_id
-        for ledger_id, amounts in gained.items():
-            levels[ledgers[ledger_id].depth][ledger_id] = amounts
-        for depth in range(max(levels, default=-1), -1, -1):
-            above = levels[depth - 1]
-            for ledger_id, amounts in sorted(levels[depth].items()):
-                yield depth, ledger_id, amounts
-                parent_id = ledgers[ledger_id].parent_id
-                if parent_id is not None:
-                    total = above.get(parent_id)
-                    above[parent_id] = (
-                        amounts if total is None else [x + y for x, y in zip(total, amounts, strict=True)]
-                    )
-
-
-def _require_usable(ledger: Ledger, currency: str, value_date: date, field: str) -> None:
-    if not ledger.active:
-        raise LedgerInactive(field=field, ledger=ledger.code)
-    if currency != ledger.currency:
-        raise CurrencyMismatch(field=field, ledger=ledger.code, ledger_currency=ledger.currency, currency=currency)
-    if (ledger.opening_date and value_date < ledger.opening_date) or (
-        ledger.closing_date and value_date > ledger.closing_date
-    ):
-        raise LedgerNotOpen(
-            field=field,
-            ledger=ledger.code,
-            opening_date=ledger.opening_date or "ever",
-            closing_date=ledger.closing_date or "ever",
-            value_date=value_date,
-        )
-
-
-def _sums(amounts: Iterable[tuple[_Leaf, int]]) -> dict[_Leaf, int]:
-    total: defaultdict[_Leaf, int] = defaultdict(int)
+def _sums(amounts: Iterable[tuple[Leaf, int]]) -> dict[Leaf, int]:
+    total: defaultdict[Leaf, int] = defaultdict(int)
     for leaf, amount in amounts:
         total[leaf] += amount
     return total
 
 
-def _falls(entries: Sequence[EntryRequest], leaves: Sequence[_Leaf]) -> list[tuple[_Leaf, int]]:
+def _falls(entries: Sequence[EntryRequest], leaves: Sequence[Leaf]) -> list[tuple[Leaf, int]]:
     """By how much ledgers with a floor fall in a journal that names one of them several times."""
     down = _sums(
         (leaf, entry.amount if entry.side == leaf.falls_by else -entry.amount)

@@ -81,8 +81,10 @@ def draft(batches: Iterable[Batch], *, chart: Chart, chart_version: int, assumed
     planned = planner.finish()
     lowest = {ledger_id: leaf.lowest for ledger_id, leaf in planner.leaves.items() if leaf.lowest is not None}
     # Also what a refused job names: under the lock it is looked at again where the draft does not fit.
-    touched = frozenset(above for ledger_id in planner.leaves for above in chart.lineage(ledger_id))
-    return Draft(planned, books, chart_version, touched, lowest)
+    touched = {change.ledger_id for change in planned.balances}
+    for ledger_id in planner.leaves.keys() - touched:
+        touched.update(chart.lineage(ledger_id))
+    return Draft(planned, books, chart_version, frozenset(touched), lowest)
 
 
 def is_current(drafted: Draft, *, chart_version: int, books: Books) -> bool:

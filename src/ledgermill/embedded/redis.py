@@ -17,6 +17,7 @@ from ledgermill.errors import ServerDidNotStart
 
 NAME = "redis"
 LOGIN = "default"
+MOST_MEMORY = "512mb"
 READY_WITHIN_S = 60.0  # reading a large append-only file back
 
 # The shell ends at once and leaves the server to the system: no zombie of ours, and its pid is known before it is up.
@@ -124,6 +125,7 @@ def _settings(place: Place) -> str:
         "appendonly yes",
         "appendfsync everysec",
         'save ""',  # the append-only file has it all
+        f"maxmemory {MOST_MEMORY}",  # it refuses what is more, rather than to take all that the machine has
         "maxmemory-policy noeviction",  # a broker that forgets messages is none
         "tcp-backlog 128",
         "set-proc-title no",  # the server is recognised by its arguments

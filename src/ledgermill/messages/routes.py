@@ -21,6 +21,8 @@ POST_JOURNALS: Final = Route("ledgermill.post_journals", POSTING_QUEUE)
 UPDATE_BALANCES: Final = Route("ledgermill.update_balances", POSTING_QUEUE)
 LOOK: Final = Route("ledgermill.look", POSTING_QUEUE)
 SWEEP: Final = Route("ledgermill.sweep", MAINTENANCE_QUEUE)
+VERIFY_NEW: Final = Route("ledgermill.verify_new", MAINTENANCE_QUEUE)
+VERIFY_ALL: Final = Route("ledgermill.verify_all", MAINTENANCE_QUEUE)
 
 TASK_OF_KIND: Final = {POST_JOURNAL: POST_JOURNALS, UPDATE_BALANCE: UPDATE_BALANCES}
 FIELD_OF_KIND: Final = {POST_JOURNAL: "journals", UPDATE_BALANCE: "updates"}

@@ -2,6 +2,9 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import date, datetime
+from typing import Any, Final
+
+import psycopg
 
 from ledgermill.domain.plans import Balance, BalanceChange, DayChange
 from ledgermill.storage.connections import Transaction, raw
@@ -36,6 +39,8 @@ ADD_DAYS = """
     DO UPDATE SET debits = d.debits + excluded.debits, credits = d.credits + excluded.credits
 """
 
+_new: Final = tuple.__new__  # makes a NamedTuple in half the time of its own constructor
+
 
 def array_text(values: Iterable[object]) -> str:
     """Numbers or dates as PostgreSQL writes an array: several times as fast as the driver's general way."""
@@ -44,10 +49,19 @@ def array_text(values: Iterable[object]) -> str:
 
 def lock(tx: Transaction, organization_id: int, ledger_ids: Collection[int]) -> dict[int, Balance]:
     """Lock these balances until `tx` ends, and read them."""
-    rows = raw(tx).execute(LOCK, {"organization_id": organization_id, "ledger_ids": array_text(ledger_ids)})
+    return read(ask(tx, organization_id, ledger_ids))
+
+
+def ask(tx: Transaction, organization_id: int, ledger_ids: Collection[int]) -> psycopg.Cursor[Any]:
+    """The same in the driver's pipeline, behind the posting lock: where that ends, `read` what was locked."""
+    return raw(tx).execute(LOCK, {"organization_id": organization_id, "ledger_ids": array_text(ledger_ids)})
+
+
+def read(asked: psycopg.Cursor[Any]) -> dict[int, Balance]:
+    """By ledger."""
     return {
-        ledger_id: Balance(int(debits), int(credits_), int(held), last_number)
-        for ledger_id, debits, credits_, held, last_number in rows
+        ledger_id: _new(Balance, (int(debits), int(credits_), int(held), last_number))
+        for ledger_id, debits, credits_, held, last_number in asked.fetchall()
     }
 
 

@@ -1,7 +1,10 @@
 """Connections: engines and transactions, each as one database role."""
 
+import asyncio
+import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -18,6 +21,7 @@ __all__ = [
     "Engine",
     "Row",
     "Transaction",
+    "answering_within",
     "api_engine",
     "api_statements",
     "engine",
@@ -78,12 +82,31 @@ def api_statements(url: str, *, prepare_threshold: int = 5, pool_size: int = 4) 
 
 
 @contextmanager
-def snapshot(engine: Engine) -> Iterator[Transaction]:
-    """A read-only transaction that sees one moment, however many statements it takes."""
+def snapshot(engine: Engine, *, may_write: bool = False) -> Iterator[Transaction]:
+    """A transaction that sees one moment, however many statements it takes; read-only, unless it may write."""
     with engine.connect() as connection:
-        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=not may_write)
         with connection.begin():
             yield connection
+
+
+@contextmanager
+def answering_within(connection: AsyncStatement, limit_s: float) -> Iterator[None]:
+    """Cut the connection where this takes longer; whoever waits for its answer learns that it is closed.
+
+    The server's timeouts do not help where it is silent, nor do TCP's where something in between is alive. A cancelled
+    task would first ask the same server to cancel, and wait for its answer.
+    """
+    timer = asyncio.get_running_loop().call_later(limit_s, _cut, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _cut(connection: AsyncStatement) -> None:
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as beside:
+        beside.shutdown(socket.SHUT_RDWR)
 
 
 def raw(tx: Transaction) -> psycopg.Connection[Any]:

@@ -5,7 +5,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 RETRY_CLASSES = ("08", "53", "57P")  # connection, resources, the server stops or starts
-RETRY_STATES = frozenset({"40001", "40P01", "55P03", "57014", "25P03", "25P04"})  # serialization, deadlock, timeouts
+# Serialization, deadlock, timeouts; and a server that only reads, as a standby does until it is promoted.
+RETRY_STATES = frozenset({"40001", "40P01", "55P03", "57014", "25P03", "25P04", "25006"})
 REFUSAL_CLASSES = ("22", "23")  # the data themselves, or a constraint
 UNIQUE_VIOLATION = "23505"
 

@@ -6,6 +6,8 @@ from sqlalchemy import (
     Column,
     Date,
     DateTime,
+    Double,
+    Identity,
     Integer,
     LargeBinary,
     MetaData,
@@ -170,6 +172,23 @@ inbox = Table(
     Column("correlation", Text),
     Column("message_id", Text),
     Column("last_error", Text),
+    Column("claimed_by", Uuid),
+    Column("tried_under", ARRAY(Text), nullable=False),
+    Column("first_tried_at", MOMENT),
+    Column("tried_at", MOMENT),
+    Column("alone_until", Integer, nullable=False),
+)
+
+worker_release = Table(
+    "worker_release",
+    metadata,
+    Column("release", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("posted_at", MOMENT),
+    Column("paused_at", MOMENT),
+    Column("resumed_at", MOMENT),
+    Column("canary_at", MOMENT),
+    Column("problem", Text),
 )
 
 job = Table(
@@ -213,12 +232,24 @@ replay = Table(
     Column("first_job_id", Uuid, nullable=False),
 )
 
+mending = Table(
+    "mending",
+    metadata,
+    Column("organization_id", Integer, primary_key=True),
+    Column("job_id", Uuid, primary_key=True),
+    Column("mended_from", Uuid, nullable=False),
+    Column("first_job_id", Uuid, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("principal_id", Integer, nullable=False),
+    Column("mended_at", MOMENT, nullable=False),
+)
+
 entry = Table(
     "entry",
     metadata,
     Column("organization_id", Integer, primary_key=True),
+    Column("number", BigInteger, primary_key=True),  # before the ledger: see the migration 0008
     Column("ledger_id", BigInteger, primary_key=True),
-    Column("number", BigInteger, primary_key=True),
     Column("position", BigInteger, nullable=False),
     Column("line", Integer, nullable=False),
     Column("side", SIDE, nullable=False),
@@ -241,4 +272,48 @@ quarantine = Table(
     Column("code", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
+)
+
+verification = Table(
+    "verification",
+    metadata,
+    Column("organization_id", Integer, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("verification_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("from_position", BigInteger, nullable=False),
+    Column("to_position", BigInteger, nullable=False),
+    Column("began_at", MOMENT, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("checks", Integer, nullable=False),
+    Column("violations", BigInteger, nullable=False),
+    Column("found", JSONB, nullable=False),
+)
+
+verified = Table(
+    "verified",
+    metadata,
+    Column("organization_id", Integer, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("rejection", BigInteger, nullable=False),
+    Column("new_clean_at", MOMENT),
+    Column("all_clean_at", MOMENT),
+)
+
+verified_day = Table(
+    "verified_day",
+    metadata,
+    Column("organization_id", Integer, primary_key=True),
+    Column("ledger_id", BigInteger, primary_key=True),
+    Column("value_date", Date, primary_key=True),
+    Column("booked_on", Date, primary_key=True),
+    Column("debits", MINOR_UNITS, nullable=False),
+    Column("credits", MINOR_UNITS, nullable=False),
+)
+
+requeue = Table(
+    "requeue",
+    metadata,
+    Column("quarantine_id", Uuid, primary_key=True),
+    Column("requeued_at", MOMENT, primary_key=True),
+    Column("requeued_by", Text, nullable=False),
 )

@@ -20,7 +20,7 @@ from ledgermill.storage import failures, inbox, organizations, quarantine
 from ledgermill.storage.inbox import Waiting
 from ledgermill.storage.organizations import Named
 from ledgermill.storage.quarantine import Unreadable
-from ledgermill.usecases import posting
+from ledgermill.usecases import posting, soundness
 from ledgermill.usecases.posting import MOST_LOGGED, NotActive, Work
 
 SETTLING_ENDS_AFTER = 0.25  # of the time that a task has: the time limit would count as a death of what is at work
@@ -60,16 +60,21 @@ def take(runtime: Runtime, messages: Sequence[Message]) -> None:
     timings = Timings()
     with timings.phase("read"):
         deliveries = _read_all(runtime, messages)
+    paused = soundness.paused(runtime)
     by_organization: defaultdict[int, list[_Delivery]] = defaultdict(list)
-    came_back = []
+    came_back, untried = [], []
     for delivery in deliveries:
         if delivery.message.is_redelivered:
             came_back.append(delivery)
+        elif delivery.message.kind in paused:
+            untried.append(delivery)
         else:
             by_organization[delivery.organization.organization_id].append(delivery)
     if came_back:
         # Their worker may have died of one: from now on the database counts the attempts.
         _keep(runtime, came_back, attempts=1, problem="came back from a worker that did not finish it")
+    if untried:
+        _keep(runtime, untried, attempts=0, problem="the worker pauses: jobs fail, and none is posted")
     give_up_at = time.monotonic() + SETTLING_ENDS_AFTER * runtime.settings.task_time_limit_s
     for place, together in enumerate(by_organization.values()):
         if place and time.monotonic() > give_up_at:
@@ -91,19 +96,21 @@ def _settle(runtime: Runtime, together: Sequence[_Delivery], timings: Timings) -
         if failures.is_temporary(error) or isinstance(error, LedgermillError):
             raise
         log.exception(
-            "batches failed for a reason that is no job's fault; they wait in the inbox",
+            "batches met a bug; they wait in the inbox, with their attempt counted",
             batches=[str(delivery.batch.batch_id) for delivery in together[:MOST_LOGGED]],
         )
+        soundness.has_failed(runtime)
         _keep(runtime, together, attempts=1, problem=repr(error))
         return
     # Only our Producer knows the ids of its batches, so only they can be waited for.
     batches = [work.batch.batch_id for work in works if work.batch.message_id is None]
     posting.tell(runtime, organization.code, batches, plans, timings)
+    soundness.note(runtime, plans)
 
 
 def _read_all(runtime: Runtime, messages: Sequence[Message]) -> list[_Delivery]:
     """What can be read of these messages and is due; what is due later is kept, what cannot be read is set aside."""
-    deliveries = []
+    deliveries: list[_Delivery] = []
     for message in messages:
         try:
             organization = _organization(runtime, message.organization)
@@ -114,6 +121,8 @@ def _read_all(runtime: Runtime, messages: Sequence[Message]) -> list[_Delivery]:
         except Exception as error:
             if failures.is_temporary(error):
                 raise
+            if not deliveries and not soundness.has_posted(runtime, message.kind):
+                raise  # nobody knows that this release can read any
             log.exception("a message that nobody foresaw", message=message.message_id)
             _set_aside(runtime, message, InvalidField(field="the message", problem=type(error).__name__))
             continue
@@ -188,7 +197,7 @@ def _keep(
         for delivery in deliveries
     ]
     with runtime.engine.begin() as tx:
-        inbox.insert_waiting(tx, rows)
+        inbox.insert_waiting(tx, rows, tried_under=soundness.release() if attempts else None)
     log.warning(
         "kept in the inbox",
         batches=[str(row.batch_id) for row in rows[:MOST_LOGGED]],
@@ -227,6 +236,7 @@ def _row(
         principal_id=batch.principal_id,
         correlation=message.correlation,
         message_id=batch.message_id,
+        first_tried_at=message.taken_at if attempts else None,
     )
 
 

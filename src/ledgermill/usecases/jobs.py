@@ -151,12 +151,13 @@ def ended(row: Row | Mapping[str, Any]) -> JobV1:
         total_amount=None if row["total"] is None else int(row["total"]),
         currency_code=row["currency"],
         reference_id=row["reference_id"],
-        error=_error(row) if row["code"] else None,
+        error=error_of(row) if row["code"] else None,
         correlation_id=row["correlation"],
     )
 
 
-def _error(row: Row | Mapping[str, Any]) -> ErrorV1:
+def error_of(row: Row | Mapping[str, Any]) -> ErrorV1:
+    """Why a job was not posted."""
     error = _ERRORS.get(row["code"])
     return ErrorV1.model_validate(
         {

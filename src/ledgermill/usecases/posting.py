@@ -168,7 +168,10 @@ def _post(
     look_first: bool,
 ) -> Plan:
     with timings.phase("lock"):
-        held = posting_lock.take(tx, organization_id)
+        with connections.raw(tx).pipeline():  # one round trip; the balances are read when the lock is held
+            asked = posting_lock.ask(tx, organization_id)
+            balances_asked = balances.ask(tx, organization_id, drafted.ledger_ids) if drafted else None
+        held = asked.held()
         _require_active(works, held.state)
         next_items = inbox.hold(tx, organization_id, [work.row for work in works if work.row])
         ours = [work for work in works if work.is_at(next_items)]
@@ -185,8 +188,11 @@ def _post(
             references=() if drafted else {name for batch in batches for name in posting.references(batch.requests)},
             suspense_id=held.suspense_id,
         )
-        to_lock = drafted.ledger_ids if drafted else posting.ledgers_to_lock(batches, chart, held.suspense_id)
-        locked = balances.lock(tx, organization_id, to_lock)
+        if drafted and balances_asked:
+            locked = balances.read(balances_asked)
+        else:  # the draft's are locked too where it did not fit, which keeps nobody: all come through the posting lock
+            to_lock = posting.ledgers_to_lock(batches, chart, held.suspense_id)
+            locked = balances.lock(tx, organization_id, to_lock)
         known, recorded = _look(tx, organization_id, batches) if look_first else ({}, frozenset[UUID]())
     with timings.phase("plan"):
         plan = posting.fit(drafted, chart=chart, balances=locked, books=books) if drafted else None

@@ -1,4 +1,4 @@
-"""Entries in partitions, so that posting stays fast while the books grow."""
+"""Entries keyed by number before ledger, so that posting stays fast while the books grow."""
 
 from pathlib import Path
 from typing import cast
