@@ -54,9 +54,16 @@ def drain(queue: str, taker: str, stay_s: float = 0, gone: Sequence[str] = ()) -
     Runs in a pool process; `taker` is new for each call, and names the list that holds what is at work. Where the
     queue is empty it waits for up to `stay_s` for the next message. `gone` are takers that died.
     """
-    settings = runtime().settings
-    intake = Intake(runtime().broker.redis, queue, taker=taker, lease_s=settings.visibility_timeout_s)
-    give_up_at = time.monotonic() + DRAINING_ENDS_AFTER * settings.task_time_limit_s
+    with runtime().turn():
+        shown = _drain(queue, taker, stay_s, gone)
+    runtime().broker.tell_counts()
+    return shown[:MOST_SHOWN]
+
+
+def _drain(queue: str, taker: str, stay_s: float, gone: Sequence[str]) -> list[Shown]:
+    lease_s = runtime().settings.visibility_timeout_s
+    intake = Intake(runtime().broker.redis, queue, taker=taker, lease_s=lease_s)
+    give_up_at = runtime().turn_ends_at(DRAINING_ENDS_AFTER)
     shown: list[Shown] = []
     timings = Timings()
     try:
@@ -71,9 +78,8 @@ def drain(queue: str, taker: str, stay_s: float = 0, gone: Sequence[str] = ()) -
             with timings.phase("ack"):
                 intake.drop()
             for lane in sorted(lanes):  # a ring may be lost, and what the inbox holds may end this process
-                _look(lane, claimant=UUID(taker))
-        if shown:
-            runtime().broker.tell_settled([], {f"seconds:{phase}": s for phase, s in timings.seconds.items()})
+                _look(lane, claimant=UUID(taker), is_busy=bool(settled))
+        runtime().broker.count({f"seconds:{phase}": s for phase, s in timings.seconds.items()})
     except (MemoryError, NotKeptError) as error:
         # What was taken comes again as redelivered, and then its attempts are counted.
         log.warning("messages are left for another try", queue=queue, reason=type(error).__name__)
@@ -87,7 +93,7 @@ def drain(queue: str, taker: str, stay_s: float = 0, gone: Sequence[str] = ()) -
         log.warning("messages go back until the database is there", queue=queue, reason=type(error).__name__)
         intake.give_back()
         _pause()
-    return shown[:MOST_SHOWN]
+    return shown
 
 
 def _next(intake: Intake, stay_s: float, timings: Timings) -> Taken | None:
@@ -114,12 +120,14 @@ def update_balances(self: Task, *, organization: object = None, updates: object 
 @app.task(name=routes.LOOK.task, acks_late=False)  # the inbox keeps the truth, so a ring may be lost
 def look(*, lane: int = 0, **_newer: object) -> None:
     """Work off the inbox of a lane."""
-    _look(lane)
+    with runtime().turn():
+        _look(lane)
+    runtime().broker.tell_counts()
 
 
-def _look(lane: int, *, claimant: UUID | None = None) -> None:
+def _look(lane: int, *, claimant: UUID | None = None, is_busy: bool = False) -> None:
     try:
-        waiting.look(runtime(), lane, claimant)
+        waiting.look(runtime(), lane, claimant, is_busy=is_busy)
     except MemoryError:
         # Unhandled it would end the whole worker. What was claimed keeps its attempt, and comes in smaller slices.
         log.exception("no memory to look into the inbox", lane=lane)
@@ -210,7 +218,8 @@ def _deliver(task: Task, kind: str, organization: object, items: object) -> None
     )
     raw = json.dumps({"id": message.message_id, "kind": kind, "organization": organization, "items": items}).encode()
     try:
-        _take([(message, raw)])
+        with runtime().turn():
+            _take([(message, raw)])
     except (MemoryError, NotKeptError, NotSoundError, Unavailable, *BROKER_ERRORS, *failures.DatabaseError) as error:
         # Unhandled, Celery would drop the message, and a MemoryError would end the whole worker.
         log.warning("the message goes back", message=message.message_id, reason=type(error).__name__)

@@ -1,5 +1,7 @@
 """Publishing to the broker: rings for workers, news for who waits, and counters for the metrics."""
 
+import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -19,6 +21,7 @@ from ledgermill.observability import logger
 SETTLED_CHANNEL: Final = "ledgermill:settled"
 METRICS_KEY: Final = "ledgermill:metrics"
 RING_KEY: Final = "ledgermill:ring:{lane}"
+COUNTS_TOLD_EVERY_S: Final = 0.5
 RING_LASTS_MS: Final = 5_000  # a ring that was lost blocks the next one no longer than this
 
 # KEYS: the ring that is under way, the queue. ARGV: how long it counts, the message.
@@ -120,6 +123,8 @@ class Broker:
         self.redis = redis_client(settings.broker_url.get_secret_value())
         self.celery = publisher(settings)
         self._ringing = self.redis.register_script(_RING)
+        self._counted: defaultdict[str, float] = defaultdict(float)
+        self._told_at = time.monotonic()
 
     def ring(self, lane: int) -> bool:
         """Tell a lane's workers to look into the inbox, unless a ring is under way already; False: nobody was told."""
@@ -145,20 +150,37 @@ class Broker:
         except redis.RedisError as error:
             log.warning("a ring was heard but could not be cleared", lane=lane, reason=type(error).__name__)
 
-    def tell_settled(self, batches: Iterable[UUID], counters: Mapping[str, float]) -> None:
-        """After a commit: wake who waits for these batches, and count."""
+    def tell_settled(self, batches: Iterable[UUID]) -> None:
+        """After a commit: wake who waits for these batches."""
+        if names := " ".join(str(batch) for batch in batches):
+            try:
+                self.redis.publish(SETTLED_CHANNEL, names)
+            except redis.RedisError as error:
+                log.warning(
+                    "nobody was told of settled batches; who waits will look by itself", reason=type(error).__name__
+                )
+
+    def count(self, counters: Mapping[str, float]) -> None:
+        """Count what was done. It is told at most once in a while, and lost where the process dies before."""
+        for name, amount in counters.items():
+            self._counted[name] += amount
+        if time.monotonic() - self._told_at > COUNTS_TOLD_EVERY_S:
+            self.tell_counts()
+
+    def tell_counts(self) -> None:
+        """Add what was counted here to what all processes counted."""
+        counted, self._counted = self._counted, defaultdict(float)
+        self._told_at = time.monotonic()
+        if not counted:
+            return
         try:
             with self.redis.pipeline(transaction=False) as pipeline:
-                if names := " ".join(str(batch) for batch in batches):
-                    pipeline.publish(SETTLED_CHANNEL, names)
-                for name, amount in counters.items():
+                for name, amount in counted.items():
                     if amount:
                         pipeline.hincrbyfloat(METRICS_KEY, name, amount)
                 pipeline.execute()
         except redis.RedisError as error:
-            log.warning(
-                "nobody was told of settled batches; who waits will look by itself", reason=type(error).__name__
-            )
+            log.warning("the metrics lack what was counted", reason=type(error).__name__)
 
     def counters_and_lengths(self, queues: Iterable[str]) -> tuple[dict[str, float], dict[str, int]]:
         """All counters, and how many messages wait in each queue; nothing of both where the broker is away."""
@@ -181,5 +203,6 @@ class Broker:
             return False
 
     def close(self) -> None:
+        self.tell_counts()
         self.celery.close()
         self.redis.close()

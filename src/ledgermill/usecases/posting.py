@@ -25,7 +25,8 @@ TRIES = 8
 TRYING_ENDS_AFTER = 0.25  # of the time that a task has: one try may last, and the time limit would kill the worker
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 2.0
-MOST_DEATHS = 3  # whole, in a slice, alone: then a job is set aside
+ALONE_FROM = 3  # the try: whole, in a slice, alone
+MOST_DEATHS = 4  # and alone once more, since a worker may end by chance: then a job is set aside
 MOST_LOGGED = 10
 
 log = logger(__name__)
@@ -97,7 +98,8 @@ def tell(runtime: Runtime, organization: str, batches: Iterable[UUID], plans: Se
     counters |= {"batches": 1, "batch_jobs": total, f"batch_le:{_bucket(total)}": 1}
     counters |= {f"seconds:{phase}": seconds for phase, seconds in timings.seconds.items()}
     batches = list(batches)
-    runtime.broker.tell_settled(batches, counters)
+    runtime.broker.tell_settled(batches)
+    runtime.broker.count(counters)
     log.info(
         "settled",
         organization=organization,
@@ -123,7 +125,7 @@ def _bucket(jobs_: int) -> str:
 def _commit(runtime: Runtime, organization_id: int, works: Sequence[Work], timings: Timings) -> Plan:
     """One transaction, tried again while the database is busy, away, or turns out to know a key already."""
     look_first = any(work.row is not None and work.row.attempts > 1 for work in works)
-    give_up_at = time.monotonic() + TRYING_ENDS_AFTER * runtime.settings.task_time_limit_s
+    give_up_at = runtime.turn_ends_at(TRYING_ENDS_AFTER)
     with timings.phase("draft"):
         drafted = None if look_first else _draft(runtime, organization_id, works)
     for attempt in range(TRIES):
@@ -277,7 +279,7 @@ def _finish(tx: Transaction, organization_id: int, works: Sequence[Work]) -> Non
         done = work.first_item + len(work.batch.requests)
         if done < work.row.jobs:
             # The job behind one that was set aside is tried alone, not set aside with it.
-            attempts = min(work.row.attempts, MOST_DEATHS) - 1
+            attempts = min(work.row.attempts, ALONE_FROM) - 1
             inbox.advance(tx, work.row, next_item=done, attempts=attempts)
         else:
             settled.append(work.row)
