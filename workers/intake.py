@@ -23,9 +23,11 @@ from ledgermill.messages import routes
 from workers.unreadable import BROKER_ERRORS, log
 
 LOOK_EVERY_S = 1.0  # for what no push announces: lists of takers that died, and messages with a priority
+# Celery looks for a dead process when its end of a pipe closes, often a moment too soon, and then every 5 seconds.
+BURY_EVERY_S = 0.1
 STAY_S = 0.05  # so long a process waits at an empty queue: it takes a message a millisecond sooner than one sent for
 ANOTHER_AFTER_S = 0.05  # a message has waited: sooner, two processes would only wait for each other's posting lock
-PAUSE_S = 0.5  # after a process failed: what fails always shall not fail all the time
+PAUSE_S = 0.5  # so long no process takes the place of one that failed: what fails always shall not all the time
 STUCK_AFTER = 3  # times the limit of a task, which should have ended any that is stuck
 EXIT_STUCK = 70
 WAIT_S = 5
@@ -47,10 +49,11 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
         self.watches: dict[str, Watch] = {}
         self.draining: Counter[str] = Counter()
         self.first: dict[str, str] = {}  # by queue, the taker that is at it for as long as messages come
-        self.gone: list[str] = []  # takers that died
+        self.gone: list[str] = []  # takers that died: the next drain ends their claims in the database
+        self.timers: list[Any] = []
         self.progressed_at = time.monotonic()
 
-    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:  # noqa: ARG002 - Celery's protocol
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """Celery calls this each time that it is connected to the broker."""
         self._close()
         self.progressed_at = time.monotonic()  # nothing could be done while the broker was away
@@ -58,7 +61,10 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
         for watch in self.watches.values():
             watch.look()
         if self.watches:
-            hub.call_repeatedly(LOOK_EVERY_S, self._look)
+            self.timers = [
+                hub.call_repeatedly(LOOK_EVERY_S, self._look),
+                hub.call_repeatedly(BURY_EVERY_S, consumer.pool.maintain_pool),
+            ]
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 - Celery's protocol
         self._close()
@@ -69,6 +75,9 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
         for watch in self.watches.values():
             watch.close()
         self.watches = {}
+        for timer in self.timers:
+            timer.cancel()
+        self.timers = []
 
     def _look(self) -> None:
         is_due = False
@@ -121,13 +130,16 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
             self._watch(queue)
 
         def died(error: Any) -> None:
-            self._end(queue, taker)
+            if self.first.get(queue) == taker:
+                del self.first[queue]
             log.error("a pool process died or failed at the intake: queue=%s reason=%s", queue, error.type.__name__)
             try:
                 intake.Intake(self.redis, queue, taker=taker, lease_s=0).leave()
             except BROKER_ERRORS:
                 log.warning("what it had taken comes again when its lease ends: queue=%s", queue)
-            self.consumer.hub.call_later(PAUSE_S, self._go_on, queue, taker)
+            self.gone += [taker, *gone]  # it may not have come to those
+            self.consumer.hub.call_later(PAUSE_S, self._go_on, queue)
+            self._drain(queue)  # its place stays taken for a moment, so this is where another one has nothing to do
 
         from workers.posting import drain  # noqa: PLC0415 - that module needs the app, which has this step
 
@@ -143,9 +155,8 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
             timeout=settings().task_time_limit_s,
         )
 
-    def _go_on(self, queue: str, taker: str) -> None:
-        """After a process died: the next tells the database, which it may have left claims in."""
-        self.gone.append(taker)
+    def _go_on(self, queue: str) -> None:
+        self.draining[queue] -= 1
         self._drain(queue)
 
     def _end(self, queue: str, taker: str) -> None:

@@ -8,6 +8,7 @@ from celery import signals
 from ledgermill.config import settings
 from ledgermill.observability import configure_logging
 from ledgermill.runtime import Runtime
+from workers.memory import return_large_buffers
 
 GC_EVERY = 100_000  # new values
 
@@ -37,6 +38,7 @@ def _start(**_: Any) -> None:
     global _runtime  # noqa: PLW0603 - see above
     # A batch makes some 20,000 small values that live for milliseconds. Python's default looks for cycles among them
     # every 700, which took a third of a posting worker's time.
+    return_large_buffers()
     gc.freeze()
     gc.set_threshold(GC_EVERY)
     _runtime = Runtime(settings(), role="worker")

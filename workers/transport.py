@@ -18,7 +18,8 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from workers.envelope import Envelope, read_envelope
-from workers.unreadable import BROKER_ERRORS, UnreadableError, give_back, log, put_aside
+from workers.memory import return_large_buffers
+from workers.unreadable import BROKER_ERRORS, UnreadableError, give_back, log, put_aside, report_lost
 
 
 def as_kombu_reads(envelope: Envelope, *, queue: str) -> dict[str, Any]:
@@ -46,6 +47,7 @@ class Channel(kombu_redis.Channel):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        return_large_buffers()
         # Apart from kombu's connections: one of them is blocked in BRPOP, and all may add a prefix to our key. Made
         # here, for when it is needed the channel may have lost its address; it connects when first used.
         retry = Retry(ExponentialBackoff(cap=1, base=0.1), retries=3)
@@ -97,8 +99,12 @@ class Channel(kombu_redis.Channel):
         except Exception as error:  # noqa: BLE001 - whatever a message sets off must not end the worker
             reason = f"{type(error).__name__} in the worker"
         # Kept first, acknowledged then: a message that could not be kept comes back from Redis later.
-        if put_aside(self.aside, raw=raw, queue=queue, reason=reason) and self._is_unacknowledged(tag):
+        is_kept = put_aside(self.aside, raw=raw, queue=queue, reason=reason)
+        is_unacknowledged = self._is_unacknowledged(tag)
+        if is_kept and is_unacknowledged:
             self.basic_reject(tag, requeue=False)
+        elif not is_kept and not is_unacknowledged:
+            report_lost(raw=raw, queue=queue, reason=reason)
 
     def _is_unacknowledged(self, tag: str | None) -> bool:
         return tag in self.qos._delivered and tag not in self.qos._dirty  # noqa: SLF001

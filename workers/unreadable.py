@@ -21,17 +21,25 @@ class UnreadableError(Exception):
 
 
 def put_aside(client: Redis, *, raw: bytes, queue: str, reason: str) -> bool:
-    """Keep the message on the list of unreadable ones and log one line. Never raises; False when Redis refuses it."""
+    """Keep the message on the list of unreadable ones and log one line. Never raises; False when Redis refuses it.
+
+    Then it is where it was: one that waits to be acknowledged comes back later.
+    """
     facts = (unreadable_id(raw), queue, len(raw), reason)
     try:
         set_aside(client, raw=raw, queue=queue, reason=reason)
     except (*BROKER_ERRORS, MemoryError) as error:
         log.critical(
-            "unreadable message LOST: id=%s queue=%s bytes=%d reason=%s error=%s", *facts, type(error).__name__
+            "unreadable message not set aside: id=%s queue=%s bytes=%d reason=%s error=%s", *facts, type(error).__name__
         )
         return False
     log.error("unreadable message set aside: id=%s queue=%s bytes=%d reason=%s", *facts)
     return True
+
+
+def report_lost(*, raw: bytes, queue: str, reason: str) -> None:
+    """Say that a message is nowhere any more: it was popped, and Redis took it back neither way."""
+    log.critical("message LOST: id=%s queue=%s bytes=%d reason=%s", unreadable_id(raw), queue, len(raw), reason)
 
 
 def give_back(client: Redis, *, key: str, raw: bytes) -> None:
@@ -39,5 +47,4 @@ def give_back(client: Redis, *, key: str, raw: bytes) -> None:
     try:
         client.rpush(key, raw)
     except BROKER_ERRORS as error:
-        facts = (unreadable_id(raw), key, len(raw), type(error).__name__)
-        log.critical("message LOST: id=%s queue=%s bytes=%d error=%s", *facts)
+        report_lost(raw=raw, queue=key, reason=type(error).__name__)

@@ -31,7 +31,10 @@ def test_every_error_code_is_in_the_readme_under_its_kind(code: str) -> None:
     assert any(line.startswith(f"| {kind} |") and f"`{code}`" in line for line in README.splitlines())
 
 
-@pytest.mark.parametrize("route", [routes.POST_JOURNALS, routes.UPDATE_BALANCES, routes.LOOK, routes.SWEEP, routes.VERIFY_NEW, routes.VERIFY_ALL])
+@pytest.mark.parametrize(
+    "route",
+    [routes.POST_JOURNALS, routes.UPDATE_BALANCES, routes.LOOK, routes.SWEEP, routes.VERIFY_NEW, routes.VERIFY_ALL],
+)
 def test_every_task_and_its_queue_are_in_the_readme(route: routes.Route) -> None:
     assert any(line.startswith(f"| `{route.queue}`") and f"`{route.task}`" in line for line in README.splitlines())
 

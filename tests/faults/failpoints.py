@@ -74,13 +74,13 @@ class Failpoints:
 
     def __init__(self, folder: Path, *, sleep_s: float = 10.0) -> None:
         self._folder = folder
-        self._sleep_s = sleep_s
+        self.sleep_s = sleep_s
         folder.mkdir(exist_ok=True, parents=True)
 
     @property
     def environment(self) -> dict[str, str]:
         """For programs that run the app or `create_app` of `tests.faults.failing_app`, in the project's folder."""
-        return {FOLDER: str(self._folder), SLEEP_S: str(self._sleep_s)}
+        return {FOLDER: str(self._folder), SLEEP_S: str(self.sleep_s)}
 
     def arm(self, name: str, *, action: Action, nth: int = 1) -> None:
         """Let the `nth` process that comes to this point meet this; once, and instead of what was armed before."""
@@ -158,14 +158,14 @@ def install() -> None:
     from ledgermill.api.bell import Bell  # noqa: PLC0415 - only processes that fail need them all
     from ledgermill.broker.intake import Intake  # noqa: PLC0415
     from ledgermill.broker.publishing import Broker  # noqa: PLC0415
-    from ledgermill.storage import connections, inbox  # noqa: PLC0415
+    from ledgermill.storage import claims, connections, inbox  # noqa: PLC0415
     from ledgermill.usecases import delivery, posting, waiting  # noqa: PLC0415
 
     _wrap(Bell, "ring", before="P1")
     _wrap(Broker, "ring", after="P2", only="api")
     _wrap(Intake, "take", after="P3", error=lambda: RedisConnectionError("a failpoint: the answer is lost"))
     _wrap(Intake, "take", after="X1", error=MemoryError, only_if=bool)
-    _wrap(inbox, "claim", before="P4")
+    _wrap(claims, "claim", before="P4")
     _wrap(waiting, "_settle_groups", before="P5")
     _wrap(Intake, "drop", before="P8", after="P9")
     for keeping in ("_keep", "_keep_for_later"):

@@ -1,21 +1,25 @@
 """The judgement: what upstream was told against what the books hold, by plain SQL and addition, in one pass."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from witness import FAIL, OK, Record, chart
+from witness import CHANGED_BY, FAIL, OK, Record, chart
 
 MOST_EXAMPLES = 10
 REFUSED = "INSUFFICIENT_BALANCE"
+ACCEPTED_BY = {"ndjson", "array", "single"}  # upstreams whose acknowledgement is an acceptance
 
 # Each job once, with its entries as "side ledger amount", by line. The keys of bad messages are judged elsewhere.
 JOBS = """
     COPY (
-        SELECT j.idempotency_key, j.description, j.state, j.code, e.facts
+        SELECT j.idempotency_key, j.description, j.state, j.code, e.facts,
+               CASE j.code WHEN 'KEY_REUSED' THEN j.details END
         FROM ledgermill.job j
         LEFT JOIN (
             SELECT position, string_agg(side || ledger_id || ' ' || amount, ' ' ORDER BY line) AS facts
@@ -37,6 +41,7 @@ class Judgement:
 
     lost: acknowledged, and not ended as it must. double: more than one journal for a key. phantom: in the books though
     nobody sent it, or not as it was sent. wrong_balances: ledgers that are not the sum of the posted journals.
+    overtaken: posted with the other content that came under the same key, and the first refused.
     """
 
     jobs: int = 0
@@ -49,6 +54,7 @@ class Judgement:
     double: int = 0
     phantom: int = 0
     wrong_balances: int = 0
+    overtaken: int = 0
     examples: list[str] = field(default_factory=list)
 
     def find(self, kind: str, what: str) -> None:
@@ -57,12 +63,17 @@ class Judgement:
             self.examples.append(f"{kind}: {what}")
 
 
-def judge(database_url: str, witnesses: Sequence[Path]) -> Judgement:
-    """Read the witnesses (some 25 bytes of memory a job) and the books, each once."""
+def judge(database_url: str, witnesses: Sequence[Path], *, changed: AbstractSet[str] = frozenset()) -> Judgement:
+    """Read the witnesses (some 25 bytes of memory a job) and the books, each once.
+
+    The keys in `changed` came with other content too: exactly one of both is posted, and an accepted one that was
+    overtaken is recorded as KEY_REUSED.
+    """
     records = {record.name: record for record in map(Record, witnesses)}
     found = Judgement(jobs=sum(map(len, records.values())))
     settled = {name: bytearray(len(record)) for name, record in records.items()}
-    debits, credits_ = Counter[str](), Counter[str]()
+    debits, credits_, reused = Counter[str](), Counter[str](), set[str]()
+    overtaken: list[tuple[Record, int]] = []
     with psycopg.connect(database_url) as connection:
         codes = {
             f"{number}": code
@@ -71,12 +82,14 @@ def judge(database_url: str, witnesses: Sequence[Path]) -> Judgement:
             )
         }
         with connection.cursor() as cursor, cursor.copy(JOBS) as rows:
-            for key, description, state, code, facts in rows.rows():
+            for key, description, state, code, facts, details in rows.rows():
                 if state == "posted":
                     found.posted += 1
                     _count_journal(found, records, description)
                 else:
                     found.codes[code] += 1
+                if details is not None:
+                    reused.add(json.loads(details)["idempotency_key"])
                 if key is None:
                     if state == "posted":
                         found.find("phantom", f"a journal without a key: {description} {facts}")
@@ -89,11 +102,17 @@ def judge(database_url: str, witnesses: Sequence[Path]) -> Judgement:
                 settled[name][number] = 1
                 if record.outcomes[number] == FAIL:
                     found.find("phantom", f"{key} {state} {code}: it was refused")
-                _judge_job(found, record, number, key=key, state=state, code=code, facts=_readable(facts, codes))
+                readable = _readable(facts, codes)
+                amount = record.amounts[number]
+                if key in changed and readable == _asked(record, number, amount + CHANGED_BY):
+                    amount += CHANGED_BY
+                    overtaken.append((record, number))
+                _judge_job(found, record, number, amount, key=key, state=state, code=code, facts=readable)
                 if state == "posted":
-                    debits[record.names[record.debits[number]]] += record.amounts[number]
-                    credits_[record.names[record.credits_[number]]] += record.amounts[number]
+                    debits[record.names[record.debits[number]]] += amount
+                    credits_[record.names[record.credits_[number]]] += amount
         _judge_totals(found, connection, debits, credits_)
+    _judge_reused(found, reused, overtaken, changed)
     for name, record in records.items():
         for number, outcome in enumerate(record.outcomes):
             found.acknowledged += outcome == OK
@@ -124,11 +143,28 @@ def _readable(facts: str | None, codes: dict[str, str]) -> str:
     )
 
 
-def _judge_job(
-    found: Judgement, record: Record, number: int, *, key: str, state: str, code: str | None, facts: str
+def _asked(record: Record, number: int, amount: int) -> str:
+    return f"D {record.names[record.debits[number]]} {amount} C {record.names[record.credits_[number]]} {amount}"
+
+
+def _judge_reused(
+    found: Judgement, reused: AbstractSet[str], overtaken: Sequence[tuple[Record, int]], changed: AbstractSet[str]
 ) -> None:
-    amount = record.amounts[number]
-    asked = f"D {record.names[record.debits[number]]} {amount} C {record.names[record.credits_[number]]} {amount}"
+    found.overtaken = len(overtaken)
+    for record, number in overtaken:
+        key = f"{record.name}-{number}"
+        # What was accepted over HTTP is durable; a message may be lost with its broker before it is refused.
+        if record.name in ACCEPTED_BY and record.outcomes[number] == OK and key not in reused:
+            found.find("lost", f"{key}: accepted, overtaken by other content, and not recorded as refused")
+    for key in reused - changed:
+        if not key.startswith("rubbish-"):
+            found.find("lost", f"{key}: refused as KEY_REUSED, though it only ever had one content")
+
+
+def _judge_job(
+    found: Judgement, record: Record, number: int, amount: int, *, key: str, state: str, code: str | None, facts: str
+) -> None:
+    asked = _asked(record, number, amount)
     if state == "posted":
         if record.must_be_rejected(number):
             found.find("phantom", f"{key}: posted, and it had to be rejected")

@@ -48,7 +48,7 @@ class Supervised:
         self.environment = {**environment, "LEDGERMILL_HEARTBEAT_FILE": str(self.heartbeat)}
         self.starts = 0
         self.exits: list[Exit] = []
-        self.meant_until = 0.0  # an exit before this moment is a fault's doing
+        self.meant: list[tuple[float, float]] = []  # from when to when an exit is a fault's doing
         self._is_over = threading.Event()
         self.process = self._start()
         self._thread = threading.Thread(target=self._tend, name=f"supervisor of {name}")
@@ -67,9 +67,10 @@ class Supervised:
         """Whether it runs and, where it has a sign of life, has given it since it started."""
         return self.process.poll() is None and self.heartbeat.exists()
 
-    def means_to_end(self, *, within_s: float) -> None:
-        """From here on, for so long, an exit is no surprise."""
-        self.meant_until = max(self.meant_until, time.time() + within_s)
+    def means_to_end(self, *, within_s: float, since: float | None = None) -> None:
+        """From here on, or since then, for so long, an exit is no surprise."""
+        start = since or time.time()
+        self.meant.append((start, start + within_s))
 
     def stop(self) -> None:
         self._is_over.set()
@@ -86,7 +87,7 @@ class Supervised:
     def _tend(self) -> None:
         while not self._is_over.wait(0.05):
             if (code := self.process.poll()) is not None:
-                self.exits.append(Exit(self.name, time.time(), code, time.time() < self.meant_until))
+                self.exits.append(Exit(self.name, time.time(), code, is_meant=False))
                 self._is_over.wait(PAUSE_BEFORE_RESTART_S)
                 self.process = self._start()
 
@@ -137,7 +138,13 @@ class System:
 
     @property
     def exits(self) -> list[Exit]:
-        return sorted((one for program in self.programs.values() for one in program.exits), key=lambda one: one.at)
+        """In the order of time."""
+        found = [
+            one._replace(is_meant=any(start <= one.at <= end for start, end in program.meant))
+            for program in self.programs.values()
+            for one in program.exits
+        ]
+        return sorted(found, key=lambda one: one.at)
 
     def connect(self) -> psycopg.Connection[tuple[object, ...]]:
         """PostgreSQL as the owner of the tables, not by way of the proxy; each statement is a transaction."""

@@ -1,4 +1,10 @@
-"""How long the system takes to recover from each fault, and what it breaks meanwhile, watched from outside."""
+"""How long the system takes to recover from each fault, and what it breaks meanwhile, watched from outside.
+
+Faults overlap. A recovery counts for its kind if no fault of a higher limit came, or still lasted, before its end: that
+one would have been measured instead. A disturbed recovery counts from when the disturbance was over, for itself, under
+the higher limit. Faults of the same or a lower limit disturb nothing: what they add counts against each other.
+A job that waits counts for the faults after its acceptance, up to the first that has a higher limit than those.
+"""
 
 import threading
 import time
@@ -7,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import psycopg
+from hurting import Did
 from killing import System
 
 LOOK_EVERY_S = 0.1
 LOOK_CLOSELY_EVERY_S = 2.0
 GIVEN_UP_AFTER_S = 180.0
+FOUND_AGAIN_WITHIN_S = 5.0  # clients of what was away may take that long to try it again
 
 # What waits of accepted jobs, and when something was last posted.
 STATE = """
@@ -40,13 +48,20 @@ DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_data
 class Recovery(NamedTuple):
     """A fault and how long the system took: until jobs accepted before it were settled, and something was posted.
 
-    Times are Unix times; `back_at` is when what was taken away was there again, and from there `took_s` counts.
+    Times are Unix times. From `back_at`, when what was taken away was there again, `took_s` counts. Until `lasts_until`
+    something was missing, or may not have been found again.
     """
 
     kind: str
     at: float
     back_at: float
+    lasts_until: float
+    limit_s: float
     took_s: float
+
+    @property
+    def over_at(self) -> float:
+        return self.back_at + self.took_s
 
 
 @dataclass
@@ -54,14 +69,13 @@ class _Open:
     kind: str
     at: float
     back_at: float
-    floor: float  # what was accepted before belongs to an earlier fault, that is still being recovered from
+    lasts_until: float
+    limit_s: float
+    floor: float  # what was accepted before belongs to an earlier fault of a higher limit, not recovered from yet
 
 
 class Watch:
-    """Looks at the books ten times a second from a thread of its own, on a connection that no fault of ours cuts.
-
-    A job that waits counts for the first fault after its acceptance.
-    """
+    """Looks at the books ten times a second from a thread of its own, on a connection that no fault of ours cuts."""
 
     def __init__(self, system: System) -> None:
         self.recoveries: list[Recovery] = []
@@ -77,11 +91,13 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="watch")
         self._thread.start()
 
-    def note(self, kind: str, *, at: float, back_at: float) -> None:
+    def note(self, kind: str, did: Did, *, limit_s: float) -> None:
         """A fault happened."""
         with self._lock:
-            floor = max((one.at for one in self._open if one.at < at), default=0.0)
-            self._open.append(_Open(kind, at, back_at, floor))
+            floor = max((one.at for one in self._open if one.at < did.at and one.limit_s > limit_s), default=0.0)
+            is_outage = did.back_at > did.at
+            lasts_until = max(did.back_at + FOUND_AGAIN_WITHIN_S * is_outage, did.at + did.lasts_s)
+            self._open.append(_Open(kind, did.at, did.back_at, lasts_until, limit_s, floor))
 
     @property
     def unrecovered(self) -> int:
@@ -117,7 +133,10 @@ class Watch:
                 is_over = booked_at > one.back_at and not any(one.floor < moment <= one.at for moment in waiting)
                 if is_over or now - one.back_at > GIVEN_UP_AFTER_S:
                     self._open.remove(one)
-                    self.recoveries.append(Recovery(one.kind, one.at, one.back_at, max(0.0, now - one.back_at)))
+                    took_s = max(0.0, now - one.back_at)
+                    self.recoveries.append(
+                        Recovery(one.kind, one.at, one.back_at, one.lasts_until, one.limit_s, took_s)
+                    )
 
     def _look_closely(self, connection: psycopg.Connection[Any]) -> None:
         (wrong,) = connection.execute(UNBALANCED).fetchone() or (0,)
@@ -127,6 +146,24 @@ class Watch:
         (deadlocks,) = connection.execute(DEADLOCKS).fetchone() or (0,)
         self.deadlocks += max(0, deadlocks - self._deadlocks_seen)
         self._deadlocks_seen = deadlocks  # a crash of the server counts anew from 0
+
+
+def sorted_out(recoveries: Sequence[Recovery]) -> tuple[list[Recovery], list[Recovery]]:
+    """Those that nothing disturbed, and those that something did, as long as they took after that and under its limit."""
+    undisturbed, disturbed = [], []
+    for one in recoveries:
+        by = [
+            other
+            for other in recoveries
+            if other.limit_s > one.limit_s and other.at < one.over_at and other.lasts_until > one.at
+        ]
+        if by:
+            since = max(one.back_at, *(other.lasts_until for other in by))
+            limit_s = max(other.limit_s for other in by)
+            disturbed.append(one._replace(took_s=max(0.0, one.over_at - since), limit_s=limit_s))
+        else:
+            undisturbed.append(one)
+    return undisturbed, disturbed
 
 
 def percentile(values: Sequence[float], share: float) -> float:

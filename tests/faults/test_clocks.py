@@ -48,19 +48,7 @@ def test_workers_four_hours_apart_post_each_journal_once_and_in_the_order_of_the
 
 
 @long
-@pytest.mark.parametrize(
-    "by",
-    [
-        pytest.param(
-            AHEAD,
-            id="ahead",
-            marks=pytest.mark.xfail(
-                reason="a due_at of a message is judged by the worker's clock (usecases/delivery.py, _is_later)"
-            ),
-        ),
-        pytest.param(BEHIND, id="behind"),
-    ],
-)
+@pytest.mark.parametrize("by", [pytest.param(AHEAD, id="ahead"), pytest.param(BEHIND, id="behind")])
 def test_a_journal_is_posted_at_its_time_whatever_the_worker_thinks_it_is(
     by: timedelta, settings: Settings, tmp_path: Path
 ) -> None:
@@ -80,19 +68,7 @@ def test_a_journal_is_posted_at_its_time_whatever_the_worker_thinks_it_is(
 
 
 @long
-@pytest.mark.parametrize(
-    "by",
-    [
-        pytest.param(
-            AHEAD,
-            id="ahead",
-            marks=pytest.mark.xfail(
-                reason="a batch that is kept is due by the worker's clock (usecases/delivery.py, _keep)"
-            ),
-        ),
-        pytest.param(BEHIND, id="behind"),
-    ],
-)
+@pytest.mark.parametrize("by", [pytest.param(AHEAD, id="ahead"), pytest.param(BEHIND, id="behind")])
 def test_a_message_that_comes_back_is_posted_soon_whatever_the_worker_thinks_what_time_it_is(
     by: timedelta, settings: Settings, tmp_path: Path
 ) -> None:
@@ -107,17 +83,7 @@ def test_a_message_that_comes_back_is_posted_soon_whatever_the_worker_thinks_wha
 
 
 @long
-@pytest.mark.parametrize(
-    "by",
-    [
-        pytest.param(
-            AHEAD,
-            id="ahead",
-            marks=pytest.mark.xfail(reason="what is accepted is due by the API's clock (usecases/acceptance.py)"),
-        ),
-        pytest.param(BEHIND, id="behind"),
-    ],
-)
+@pytest.mark.parametrize("by", [pytest.param(AHEAD, id="ahead"), pytest.param(BEHIND, id="behind")])
 def test_what_an_api_accepts_is_posted_at_once_whatever_it_thinks_what_time_it_is(
     by: timedelta, settings: Settings, tmp_path: Path
 ) -> None:

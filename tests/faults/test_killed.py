@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from campaign import MUTANT_JOBS_PER_S, Plan, report, run
+from campaign import run
 from mutants import MUTANTS
+from planning import plan_of
+from reporting import report
 
 SEED = int(os.environ.get("LEDGERMILL_SEED", "20261121"))
 LEAST_JOBS = 10_000
@@ -25,7 +27,7 @@ def test_every_acknowledged_journal_is_posted_once_whatever_fails(
 ) -> None:
     with capsys.disabled():
         print()
-        result = run(Plan(SEED), tmp_path)
+        result = run(plan_of(SEED), tmp_path)
         print(report(result))
     assert result.findings == []
     assert result.judgement.jobs >= LEAST_JOBS
@@ -40,6 +42,6 @@ def test_a_run_notices_workers_that_are_broken_on_purpose(
 ) -> None:
     with capsys.disabled():
         print(f"\n{mutant}")
-        result = run(Plan(SEED, mutant=mutant, jobs_per_s=MUTANT_JOBS_PER_S, short_s=15), tmp_path)
+        result = run(plan_of(SEED, mutant=mutant), tmp_path)
         print(*(f"FINDING {finding}"[:300] for finding in result.findings), result.line(), sep="\n")
     assert any(finding.startswith(FOUND_BY[mutant]) for finding in result.findings)

@@ -9,11 +9,12 @@ from typing import Any, Self
 
 import pytest
 from conftest import environment
+from fleet import long
 from running import Books, eventually, journal, open_books, worker_process
 
 from ledgermill.config import Settings
 
-ROUNDS = int(os.environ.get("LEDGERMILL_ROUNDS", "6"))
+ROUNDS = int(os.environ.get("LEDGERMILL_ROUNDS", "3"))
 JOURNALS = 100
 WAITING = 20  # messages that always wait, so that the worker is never idle
 LEAST_RATIO = 0.8
@@ -75,6 +76,7 @@ def rate(stream: Stream, until: Any) -> tuple[float, float]:
     return (stream.posted() - before) / took_s, took_s
 
 
+@long
 @pytest.mark.timeout(300)
 def test_others_keep_four_fifths_of_their_speed_while_poison_is_taken_apart(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]

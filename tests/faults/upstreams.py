@@ -1,13 +1,11 @@
-"""Upstream systems that never stop publishing: by our Producer, by a plain Celery app, over HTTP; and messages again.
+"""Upstream systems that never stop publishing: what all share, by our Producer, and by a plain Celery app.
 
 Each keeps a witness. What is not acknowledged it sends again, as an upstream must that wants it posted.
 """
 
-import json
 import random
 import threading
 import time
-from base64 import b64encode
 from collections import Counter, deque
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,7 +13,6 @@ from typing import Any
 from uuid import uuid4
 
 import httpx2
-import psycopg
 import redis
 from celery import Celery
 from killing import System
@@ -28,7 +25,6 @@ from ledgermill.producer import Producer
 ASK_EVERY_S = 2.0
 AGAIN_AFTER_S = 5.0
 MOST_ASKED = 1_000
-JOURNALS = "/v1/ledgers/journals"
 
 
 class Acknowledged:
@@ -168,14 +164,14 @@ class CeleryUpstream(Upstream):
         self.ask_at = 0.0
 
     def publish(self, journals: Sequence[Told]) -> None:
+        if self.chance.random() < 0.2:  # some are due a little later, and wait in the inbox
+            due_at = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+            journals = [told._replace(due_at=due_at) for told in journals]  # part of the content, also when sent again
         self._send(str(uuid4()), journals)
 
     def _send(self, message_id: str, journals: Sequence[Told]) -> None:
         self.unconfirmed[message_id] = (time.monotonic(), journals)
         arguments = {"organization": ORGANIZATION, "journals": [told.as_message() for told in journals]}
-        if self.chance.random() < 0.2:  # some are due a little later, and wait in the inbox
-            due_at = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
-            arguments["journals"] = [told.as_message() | {"due_at": due_at} for told in journals]
         try:
             self.celery.send_task(
                 "ledgermill.post_journals", kwargs=arguments, task_id=message_id, queue="posting", retry=False
@@ -222,140 +218,3 @@ class CeleryUpstream(Upstream):
         super().close()
         self.client.close()
         self.celery.close()
-
-
-class HttpUpstream(Upstream):
-    """Over HTTP, without waiting for outcomes: NDJSON, arrays, or single journals. It gives up on some without answer."""
-
-    def __init__(self, name: str, system: System, *, form: str, **options: Any) -> None:
-        super().__init__(name, system, **options)
-        self.form = form
-        self.client = httpx2.Client(base_url=system.api_url, headers={"X-API-Key": system.api_key}, timeout=10)
-
-    def _length(self) -> int:
-        return 1 if self.form == "single" else super()._length()
-
-    def publish(self, journals: Sequence[Told]) -> None:
-        while True:
-            if self._send([told.as_message() for told in journals]):
-                self.acknowledged(journals)
-                break
-            if self.chance.random() < 0.1 or self.is_over.is_set():
-                return
-            time.sleep(0.3)
-        if self.form == "single" and self.chance.random() < 0.02:
-            self._publish_invalid()
-
-    def _publish_invalid(self) -> None:
-        (journal,) = self.witness.make(1)
-        if self._answer(json.dumps({**journal.as_message(), "entries": []}), "application/json") == 400:
-            self.witness.note([journal], "fail")
-
-    def _send(self, messages: Sequence[dict[str, object]]) -> bool:
-        if self.form == "ndjson":
-            status = self._answer("\n".join(map(json.dumps, messages)), "application/x-ndjson")
-        else:
-            status = self._answer(json.dumps(messages if self.form == "array" else messages[0]), "application/json")
-        return status in {201, 202}
-
-    def _answer(self, content: str, kind: str) -> int:
-        """The status; 0 without an answer."""
-        headers = {"Prefer": "respond-async", "Content-Type": kind}
-        try:
-            answer = self.client.post(JOURNALS, content=content, headers=headers)
-        except httpx2.TransportError:
-            self.refusals[0] += 1
-            return 0
-        if answer.status_code not in {201, 202}:
-            self.refusals[answer.status_code] += 1
-            if answer.status_code == 503:
-                time.sleep(min(1.0, float(answer.headers.get("Retry-After", "0"))))
-        return answer.status_code
-
-    def close(self) -> None:
-        super().close()
-        self.client.close()
-
-
-class Repeater(threading.Thread):
-    """Delivers acknowledged journals again, each in messages as a broker would repeat them, in any order.
-
-    One in a hundred comes with another amount, once its job has ended: it must be refused, and change nothing.
-    """
-
-    def __init__(self, system: System, *, seed: int, messages_per_s: float, again: Acknowledged) -> None:
-        super().__init__(name="repeater")
-        self.delivered: Counter[str] = Counter()  # messages: same, changed
-        self.is_over = threading.Event()
-        self.problem: BaseException | None = None
-        self._system, self._again, self._messages_per_s = system, again, messages_per_s
-        self._chance = random.Random(f"{seed} repeater")
-
-    def run(self) -> None:
-        started = time.monotonic()
-        client = redis.Redis.from_url(self._system.broker_url, socket_timeout=5, socket_connect_timeout=3)
-        try:
-            while not self.is_over.wait(0.25):
-                due = int(self._messages_per_s * (time.monotonic() - started)) - self.delivered.total()
-                due = min(due, int(self._messages_per_s * 5))  # after an outage some at once, not all
-                if due > 0:
-                    self._deliver(client, due)
-        except BaseException as problem:  # noqa: BLE001 - told by whoever awaits this thread
-            self.problem = problem
-        finally:
-            client.close()
-
-    def _deliver(self, client: redis.Redis, count: int) -> None:
-        kinds: Counter[str] = Counter()
-        messages = []
-        while len(messages) < count and (told := self._again.choose()):
-            is_changed = self._chance.random() < 0.01 and self._has_ended(told)
-            message = told.as_message()
-            if is_changed:
-                message = told._replace(amount=told.amount + 1).as_message()
-            times = self._chance.choice([1, 1, 1, 2, 20])
-            raw = raw_message([message], message_id=str(uuid4()))
-            messages += [raw] * times
-            kinds["changed" if is_changed else "same"] += times
-        self._chance.shuffle(messages)
-        try:
-            if messages:
-                client.lpush("posting", *messages)
-                self.delivered += kinds
-        except redis.RedisError:
-            return
-
-    def _has_ended(self, told: Told) -> bool:
-        """Until then another content may overtake it on another way in."""
-        try:
-            with self._system.connect() as connection:
-                found = connection.execute("SELECT FROM ledgermill.job WHERE idempotency_key = %s", [told.key])
-                return found.fetchone() is not None
-        except psycopg.Error:
-            return False
-
-
-def raw_message(journals: Sequence[dict[str, object]], *, message_id: str) -> bytes:
-    """A message as Celery would lay it into Redis, a hundred times as fast."""
-    body = json.dumps([[], {"organization": ORGANIZATION, "journals": journals}, None]).encode()
-    return json.dumps(
-        {
-            "body": b64encode(body).decode(),
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "headers": {
-                "id": message_id,
-                "task": "ledgermill.post_journals",
-                "argsrepr": "()",
-                "kwargsrepr": "1 journal",
-            },
-            "properties": {
-                "body_encoding": "base64",
-                "correlation_id": message_id,
-                "delivery_info": {"exchange": "", "routing_key": "posting"},
-                "delivery_mode": 2,
-                "delivery_tag": message_id,
-                "priority": 0,
-            },
-        }
-    ).encode()

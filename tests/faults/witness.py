@@ -15,6 +15,7 @@ from ledgermill.usecases import charts, organizations
 ORGANIZATION = "acme"
 LEAVES = 50
 EMPTY = "EMPTY"  # an asset without overdraft that nothing fills: whatever takes from it must be rejected
+CHANGED_BY = 1  # how much more another content asks for under the same key
 UNKNOWN, OK, FAIL = 0, 1, 2
 OUTCOMES = {"ok": OK, "fail": FAIL}
 
@@ -71,12 +72,13 @@ def open_books(owner: Runtime) -> str:
 
 
 class Told(NamedTuple):
-    """A journal as upstream means it: what it debits, what it credits, how much."""
+    """A journal as upstream means it: what it debits, what it credits, how much; and from when, if not at once."""
 
     key: str
     debit: str
     credit: str
     amount: int
+    due_at: str = ""
 
     @property
     def must_be_rejected(self) -> bool:
@@ -90,6 +92,7 @@ class Told(NamedTuple):
                 {"ledger_code": self.debit, "type": "debit", "amount": self.amount},
                 {"ledger_code": self.credit, "type": "credit", "amount": self.amount},
             ],
+            **({"due_at": self.due_at} if self.due_at else {}),
         }
 
 

@@ -39,7 +39,7 @@ def task(books: Books, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_a_task_without_memory_returns_its_message_and_the_worker_lives(
     task: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_memory(*_: object) -> None:
+    def no_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(delivery, "take", no_memory)
@@ -225,6 +225,27 @@ def test_of_messages_that_were_taken_together_only_the_one_that_sets_off_a_bug_i
     assert (drain.taken(), take_unreadable(drain.redis, limit=10)) == (3, [])
     books.look()
     assert books.outcomes() == {"a": "posted", "b": "posted"}
+
+
+def test_of_messages_that_were_taken_together_only_the_one_that_nobody_foresaw_is_set_aside(
+    drain: Drain, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books.deliver(journal("before"))  # this process is known to post
+    drain.publish(journal("a"), journal("bug"), journal("b"))
+    take = delivery.take
+
+    def fail(runtime: Runtime, messages: Any) -> None:
+        if any(message.items[0]["idempotency_key"] == "bug" for message in messages):
+            raise RuntimeError
+        take(runtime, messages)
+
+    monkeypatch.setattr(delivery, "take", fail)
+    drain.run()
+
+    kept = take_unreadable(books.worker.broker.redis, limit=10)
+    assert [message.reason for message in kept] == ["RuntimeError in the worker"]
+    assert books.outcomes() == dict.fromkeys(["before", "a", "b"], "posted")
+    assert drain.taken() == 0
 
 
 def test_what_cannot_even_be_set_aside_stays_in_the_broker(drain: Drain, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The inbox worked off: claims, leases and attempts, and batches taken apart where they end their worker."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from ledgermill.messages import routes
 from ledgermill.runtime import Runtime
 from ledgermill.storage import posting_lock
 from ledgermill.storage.connections import Transaction
-from ledgermill.usecases import posting, waiting
+from ledgermill.usecases import posting, soundness, waiting
 
 
 class WorkerDies(BaseException):
@@ -59,7 +60,7 @@ def test_of_a_batch_that_ends_its_worker_only_the_jobs_at_fault_are_quarantined(
 
     assert books.outcomes() == {key: "QUARANTINED" if key in poison else "posted" for key in keys}
     assert books.till() == 10 * 47
-    assert deaths <= 3 + 1 + 2  # whole, slice, alone; its neighbour alone; the last in what is left
+    assert deaths <= 2 + 3 * 2  # whole, in a slice; each of the three alone, and alone again
 
 
 def test_workers_that_die_among_many_batches_count_against_none_that_was_never_tried_alone(
@@ -80,6 +81,59 @@ def test_workers_that_die_among_many_batches_count_against_none_that_was_never_t
     while books.look():
         books.outlast_the_lease()
     assert books.outcomes() == {f"single-{number}": "posted" for number in range(4)}
+
+
+def test_a_job_that_is_alone_when_its_worker_ends_by_chance_is_not_set_aside(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books.accept(*(journal(f"job-{place}") for place in range(10)))
+    books.deliver(journal("another"))
+    with monkeypatch.context() as patched:
+        dies_at(patched, "job-4")  # by chance: it is not at fault
+        deaths = 0
+        while deaths < 3:
+            with contextlib.suppress(WorkerDies):
+                books.look()
+                continue
+            deaths += 1
+            books.outlast_the_lease()
+    assert books.inbox() == [(10, 4, 3)]
+
+    while books.look():
+        books.outlast_the_lease()
+
+    assert books.outcomes() == dict.fromkeys(["another", *(f"job-{place}" for place in range(10))], "posted")
+
+
+def test_a_task_that_waits_for_a_lock_gives_up_well_before_its_time_limit(books: Books, settings: Settings) -> None:
+    limit_s = 6
+    books.worker = Runtime(settings.model_copy(update={"task_time_limit_s": limit_s}), role="worker")
+    books.accept(journal("patient"))
+    started = time.monotonic()
+
+    with psycopg.connect(settings.url_of("owner")) as other, books.worker.turn():
+        other.execute("SELECT 1 FROM ledgermill.posting_lock FOR UPDATE")
+        time.sleep(0.2 * limit_s)  # what else the task has done so far
+        with pytest.raises(DatabaseUnavailable):
+            books.look()
+
+    assert time.monotonic() - started < 0.75 * limit_s
+    assert books.inbox() == [(1, 0, 0)], "and no attempt is counted"
+
+
+def test_what_is_tried_again_takes_a_bounded_share_of_the_time_where_there_is_other_work(books: Books) -> None:
+    books.worker.may_retry_at = time.monotonic() + 60  # it had its share
+    books.accept(journal("tried"))
+    books.run(f"UPDATE ledgermill.inbox SET attempts = 1, tried_under = ARRAY[{soundness.release()!r}]")
+    books.accept(journal("new"))
+
+    assert waiting.look(books.worker, 0, is_busy=True) == 1
+    assert books.outcomes() == {"new": "posted"}
+    assert books.worker.broker.queue_length(routes.POSTING_QUEUE) == 1, "somebody will look again"
+
+    books.look()
+    assert books.outcomes() == {"new": "posted", "tried": "posted"}
+    assert books.worker.may_retry_at > time.monotonic()
 
 
 def test_a_job_that_waited_while_the_database_was_busy_is_no_job_that_ended_a_worker(

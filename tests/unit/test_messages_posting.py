@@ -290,8 +290,13 @@ def test_without_a_usable_key_a_bad_item_binds_none(key: object) -> None:
         (b"\xff\xfe", InvalidJson),
         ('[{"a": NaN}]', InvalidJson),
         ("[" * 5_000, InvalidJson),
+        ('[{"a": "\ud800"}]', InvalidJson),
+        (b'[{"a": "\\ud800"}]', InvalidJson),
     ],
-    ids=["empty", "empty text", "too many", "object", "object text", "null", "cut off", "no UTF-8", "NaN", "deep"],
+    ids=[
+        *("empty", "empty text", "too many", "object", "object text", "null", "cut off", "no UTF-8", "NaN", "deep"),
+        *("a surrogate", "an escaped surrogate"),
+    ],
 )
 def test_what_is_no_batch_is_refused_as_a_whole(items: object, error: type[LedgermillError]) -> None:
     with pytest.raises(error):

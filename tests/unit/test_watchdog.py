@@ -94,7 +94,7 @@ def test_a_worker_that_finds_its_broker_again_after_long_is_not_ended_for_it(
     monkeypatch: pytest.MonkeyPatch, clock: list[float]
 ) -> None:
     back = step(monkeypatch, answers=False)
-    back.watches, back.queues = {}, []
+    back.watches, back.queues, back.timers = {}, [], []
     clock[0] += 3_600
     back.register_with_event_loop(back.consumer, back.consumer)
     back.watches = {"posting": Queue()}  # type: ignore[dict-item]

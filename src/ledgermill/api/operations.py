@@ -31,14 +31,19 @@ async def health() -> dict[str, str]:
 
 @router.get("/readyz", responses=shapes.problems(503))
 async def readiness(request: Request) -> dict[str, str]:
-    """The database answers and has the migrations of this release, and the broker answers."""
+    """The database answers and has the migrations of this release, and the broker answers.
+
+    `paused`, where it is there, names the kinds of jobs that workers do not post, since jobs fail and none is posted.
+    """
     state = state_of(request)
     found = await state.run(metrics.migration)
     if found != NEEDED_MIGRATION:
         raise NotMigrated(found=found, needed=NEEDED_MIGRATION)
     if not await anyio.to_thread.run_sync(state.broker.is_there):
         raise BrokerUnavailable
-    return {"status": "ready", "migration": found}
+    pauses = await state.run(releases.pauses)
+    paused = {"paused": ", ".join(sorted({pause.kind for pause in pauses}))} if pauses else {}
+    return {"status": "ready", "migration": found, **paused}
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=shapes.problems(401, 503))

@@ -41,6 +41,7 @@ class State:
     pids: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problem: str | None = None
+    paused: str | None = None  # the kinds of jobs that workers do not post
 
 
 def prepare(home: Path) -> None:
@@ -127,12 +128,18 @@ def as_running(settings: Settings) -> Settings:
 
 def answers(url: str, path: str) -> bool:
     """Whether a GET on this address is answered with 200; asked directly, whatever proxies are set."""
+    return read_answer(url, path) is not None
+
+
+def read_answer(url: str, path: str) -> bytes | None:
+    """What a GET on this address is answered with, where that is a 200; else None."""
     parts = urlsplit(url)
     connection = HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWERS_WITHIN_S)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status == 200  # noqa: PLR2004 - HTTP's OK
+        response = connection.getresponse()
+        return response.read() if response.status == 200 else None  # noqa: PLR2004 - HTTP's OK
     except (OSError, HTTPException):
-        return False
+        return None
     finally:
         connection.close()

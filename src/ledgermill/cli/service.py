@@ -1,5 +1,6 @@
 """`ledgermill up`, `down` and `status`: all of ledgermill on one machine."""
 
+import json
 import os
 import signal
 import subprocess
@@ -104,6 +105,8 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
         _announce(state)
         for name, pid in state.pids.items():
             typer.echo(f"  {name:<12} pid {pid}")
+        if state.paused:
+            typer.echo(f"The workers pause, since jobs fail and none is posted: {state.paused}. Their log says more.")
     else:
         if state.supervisor:
             typer.echo("It is starting, or not well.")
@@ -122,7 +125,9 @@ def _state(home: Path) -> State:
     state = machine_state.read(home)
     if not machine_state.is_supervised(home):
         return State(problem=state.problem)
-    state.ready = state.ready and machine_state.answers(state.api_url or "", "/readyz")
+    answer = machine_state.read_answer(state.api_url or "", "/readyz") if state.ready else None
+    state.ready = answer is not None
+    state.paused = json.loads(answer).get("paused") if answer else None
     return state
 
 

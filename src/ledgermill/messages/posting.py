@@ -69,7 +69,8 @@ def read(kind: str, items: object, *, new_key: NewKey, places: Sequence[int] | N
 def read_list(items: bytes | str) -> list[object]:
     """The items of a JSON text, unchecked. Raises InvalidJson, InvalidField (no list)."""
     try:
-        found = from_json(items, allow_inf_nan=False)
+        text = items.encode() if isinstance(items, str) else items  # a lone surrogate is a ValueError here
+        found = from_json(text, allow_inf_nan=False)
     except ValueError as error:
         raise InvalidJson(problem=str(error)) from None
     if not isinstance(found, list):

@@ -18,6 +18,15 @@ class State(NamedTuple):
     resumed_at: datetime | None = None
 
 
+class Known:
+    """What a process knows of its release; when it read and noted that, on the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, State] = {}
+        self.read_at: float | None = None
+        self.noted_at: dict[str, float] = {}
+
+
 class Pause(NamedTuple):
     """A kind of job that workers of a release do not post, for how long, and why."""
 

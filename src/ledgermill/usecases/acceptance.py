@@ -49,9 +49,12 @@ def accept(
     batch_id = new_batch_id()
     requests = posting_messages.read(kind, items, new_key=lambda place: f"{batch_id}:{place}")
     by_time: defaultdict[datetime, list[Request]] = defaultdict(list)
+    clock: datetime | None = None
     for request in requests:
         due_at = request.due_at if isinstance(request, JournalRequest) else None
-        by_time[max(due_at or now, now)].append(request)
+        if due_at is not None:
+            clock = clock or inbox.clock(tx)
+        by_time[due_at if due_at and clock and due_at > clock else now].append(request)
     whole = items if isinstance(items, bytes) and len(by_time) == 1 else None
     asked: Sequence[object] = () if whole else posting_messages.read_list(items) if isinstance(items, bytes) else items
     rows = [
@@ -113,7 +116,7 @@ def single(
         next_item=0,
         attempts=0,
         accepted_at=now,
-        due_at=max(request.due_at or now, now),
+        due_at=request.due_at or now,
         held=False,
         principal_id=principal_id,
         correlation=correlation,

@@ -75,7 +75,7 @@ def take(runtime: Runtime, messages: Sequence[Message]) -> None:
         _keep(runtime, came_back, attempts=1, problem="came back from a worker that did not finish it")
     if untried:
         _keep(runtime, untried, attempts=0, problem="the worker pauses: jobs fail, and none is posted")
-    give_up_at = time.monotonic() + SETTLING_ENDS_AFTER * runtime.settings.task_time_limit_s
+    give_up_at = runtime.turn_ends_at(SETTLING_ENDS_AFTER)
     for place, together in enumerate(by_organization.values()):
         if place and time.monotonic() > give_up_at:
             _keep(runtime, together, attempts=0, problem="messages of many organizations came at once")
@@ -127,11 +127,8 @@ def _read_all(runtime: Runtime, messages: Sequence[Message]) -> list[_Delivery]:
             _set_aside(runtime, message, InvalidField(field="the message", problem=type(error).__name__))
             continue
         # First, so that whatever else the message meets, nothing is posted before its time.
-        later = [request for request in batch.requests if _is_later(request, message.taken_at)]
-        if later:
-            _keep_for_later(runtime, _Delivery(message, organization, batch), later)
-            due = [request for request in batch.requests if not _is_later(request, message.taken_at)]
-            batch = batch._replace(requests=due)
+        if any(_due_at(request) for request in batch.requests):
+            batch = _keep_for_later(runtime, _Delivery(message, organization, batch))
         if batch.requests:
             deliveries.append(_Delivery(message, organization, batch))
     return deliveries
@@ -166,20 +163,25 @@ def _own_batch_id(message_id: str) -> UUID | None:
     return candidate if ids.is_batch_id(candidate) else None
 
 
-def _is_later(request: Request, now: datetime) -> bool:
-    return isinstance(request, JournalRequest) and request.due_at is not None and request.due_at > now
+def _due_at(request: Request) -> datetime | None:
+    return request.due_at if isinstance(request, JournalRequest) else None
 
 
-def _keep_for_later(runtime: Runtime, delivery: _Delivery, later: Sequence[Request]) -> None:
+def _keep_for_later(runtime: Runtime, delivery: _Delivery) -> Batch:
+    """Keep what is due later, by the database's clock: the batch of what is due now."""
     by_time: defaultdict[datetime, list[Request]] = defaultdict(list)
-    for request in later:
-        by_time[getattr(request, "due_at", None) or delivery.message.taken_at].append(request)
-    rows = [
-        _row(delivery, requests, part=part, due_at=due_at, attempts=0)
-        for part, (due_at, requests) in enumerate(sorted(by_time.items()), 1)
-    ]
+    due: list[Request] = []
     with runtime.engine.begin() as tx:
+        clock = inbox.clock(tx)
+        for request in delivery.batch.requests:
+            due_at = _due_at(request)
+            (due if due_at is None or due_at <= clock else by_time[due_at]).append(request)
+        rows = [
+            _row(delivery, requests, part=part, due_at=due_at, attempts=0)
+            for part, (due_at, requests) in enumerate(sorted(by_time.items()), 1)
+        ]
         inbox.insert_waiting(tx, rows)
+    return delivery.batch._replace(requests=due)
 
 
 def _keep(

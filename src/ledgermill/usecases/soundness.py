@@ -1,12 +1,13 @@
 """Soundness: whether a job is at fault for the workers that end over it, or the worker's release is.
 
 A batch that ends its worker, or meets a bug, is tried in ever smaller parts; attempts are committed before each try. A
-job that failed three times, the last time alone, is quarantined only under a release that posted another job of its
-kind since the batch first failed, and only where its organization posts too, unless it came alone. Where that cannot
-be said, nothing is quarantined: workers of that release *pause* the kind, which is logged and measured. In a pause what
-comes is kept untried in the inbox, and every few seconds one job is tried, the canary, of the batch that was tried
-least. A canary that is posted ends the pause; what failed before is tried once more, alone. Attempts count for each
-release by itself, so that a good release begins anew with what a bad one left. All of it is in PostgreSQL, since
+job that failed four times, the last two alone, is quarantined only under a release that posted another job of its kind
+since the batch first failed, and only where its organization posts too, unless it came alone. Twice alone, because a
+worker may end by chance while a job is alone, but hardly twice in the milliseconds of one and the same. Where that
+cannot be said, nothing is quarantined: workers of that release *pause* the kind, which is logged and measured. In a
+pause what comes is kept untried in the inbox, and every few seconds one job is tried, the canary, of the batch that was
+tried least. A canary that is posted ends the pause; what failed before is tried once more, alone. Attempts count for
+each release by itself, so that a good release begins anew with what a bad one left. All of it is in PostgreSQL, since
 workers die; a process reads it when it starts, after a failure, and every second of a pause.
 """
 
@@ -17,7 +18,6 @@ from enum import Enum
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 from ledgermill.domain.plans import Plan
 from ledgermill.observability import logger
@@ -35,23 +35,11 @@ log = logger(__name__)
 
 
 class Verdict(Enum):
-    """What to do with a job that failed three times, the last time alone."""
+    """What to do with a job that failed four times, the last two alone."""
 
     QUARANTINE = "it is at fault"
     TRY_AGAIN = "it failed while nothing else succeeded either"
     WAIT = "nothing is known to succeed"
-
-
-class _Known:
-    """What this process knows of its release."""
-
-    def __init__(self) -> None:
-        self.states: dict[str, State] = {}
-        self.read_at: float | None = None
-        self.noted_at: dict[str, float] = {}
-
-
-_known: WeakKeyDictionary[Runtime, _Known] = WeakKeyDictionary()
 
 
 @cache
@@ -68,7 +56,7 @@ def release() -> str:
 
 def note(runtime: Runtime, plans: Iterable[Plan]) -> None:
     """After a commit: jobs of these kinds are posted under this release. Costs a statement a second."""
-    known, now = _of(runtime), time.monotonic()
+    known, now = runtime.release, time.monotonic()
     kinds = {
         kind
         for kind in {job.kind for plan in plans for job in plan.posted}
@@ -89,7 +77,7 @@ def note(runtime: Runtime, plans: Iterable[Plan]) -> None:
 
 def paused(runtime: Runtime) -> set[str]:
     """The kinds of jobs of which this process tries none but canaries."""
-    known = _of(runtime)
+    known = runtime.release
     is_stale = known.read_at is None or (
         any(state.paused_at for state in known.states.values()) and time.monotonic() - known.read_at > READ_EVERY_S
     )
@@ -102,12 +90,12 @@ def paused(runtime: Runtime) -> set[str]:
 
 def has_posted(runtime: Runtime, kind: str) -> bool:
     """Whether this very process is known to have posted a job of the kind."""
-    return kind in _of(runtime).noted_at
+    return kind in runtime.release.noted_at
 
 
 def has_failed(runtime: Runtime) -> None:
     """Something failed for no job's fault: what others know of the release counts from now on."""
-    _of(runtime).read_at = None
+    runtime.release.read_at = None
 
 
 def canary_kinds(runtime: Runtime) -> list[str]:
@@ -121,7 +109,7 @@ def canary_kinds(runtime: Runtime) -> list[str]:
 
 
 def judge(runtime: Runtime, row: Waiting) -> Verdict:
-    """What to do with the next job of this batch, which failed three times. Pauses its kind where nothing is posted."""
+    """What to do with the next job of this batch, which failed four times. Pauses its kind where nothing is posted."""
     since, last_tried_at, is_new = row.first_tried_at, row.last_tried_at, False
     came_alone = row.jobs == 1 and row.part >= 0
     with runtime.engine.begin() as tx:
@@ -141,7 +129,3 @@ def judge(runtime: Runtime, row: Waiting) -> Verdict:
         if is_new:
             log.critical("the worker pauses: jobs fail, and none is posted", kind=row.kind, release=release())
     return verdict
-
-
-def _of(runtime: Runtime) -> _Known:
-    return _known.setdefault(runtime, _Known())

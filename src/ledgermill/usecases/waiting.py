@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,16 +13,19 @@ from ledgermill.errors import DatabaseUnavailable, Quarantined
 from ledgermill.messages import posting as posting_messages
 from ledgermill.messages.fingerprints import unreadable_fingerprint
 from ledgermill.observability import Timings, logger
-from ledgermill.runtime import Runtime, now
-from ledgermill.storage import failures, inbox
+from ledgermill.runtime import Runtime
+from ledgermill.storage import claims, failures, inbox
 from ledgermill.storage.inbox import Waiting
 from ledgermill.usecases import posting, soundness
-from ledgermill.usecases.posting import MOST_DEATHS, NotActive, Work
+from ledgermill.usecases.posting import ALONE_FROM, MOST_DEATHS, NotActive, Work
 from ledgermill.usecases.soundness import Verdict
 
 MOST_ROWS_AT_ONCE = 200
 LOOKING_ENDS_AFTER = 0.25  # of the time that a task has: the time limit would count as a death of what is at work
-RETRYING_ENDS_AFTER_S = 0.2  # then what waits in the broker has its turn, before the next ring
+RETRYING_LASTS_S = 0.1  # then what is new has its turn
+# Times as long: slices are posted nearly as fast as what is new, but single jobs wait for the posting lock at each.
+OTHERS_LAST_AFTER_SLICES = 1
+OTHERS_LAST_AFTER_SINGLES = 9
 PAUSE_AFTER_A_BUG_S = 1.0
 PAUSE_WITHOUT_DATABASE_S = 1
 LONGEST_WAIT_S = 300.0
@@ -31,26 +33,36 @@ LONGEST_WAIT_S = 300.0
 log = logger(__name__)
 
 
-def look(runtime: Runtime, lane: int, claimant: UUID | None = None) -> int:
+def look(runtime: Runtime, lane: int, claimant: UUID | None = None, *, is_busy: bool = False) -> int:
     """Work off what is due on a lane until nothing is left; the number of batches (or slices) worked on.
 
-    Where that takes long, it rings for the next to go on. Whoever learns that a claimant died tells it to `free`.
+    Where that takes long, it rings for the next to go on; `is_busy` where there is other work, of which what failed
+    before and is tried again must not take the time. Whoever learns that a claimant died tells it to `free`.
     Raises: DatabaseUnavailable and other temporary failures.
     """
-    give_up_at = time.monotonic() + LOOKING_ENDS_AFTER * runtime.settings.task_time_limit_s
+    give_up_at = runtime.turn_ends_at(LOOKING_ENDS_AFTER)
     runtime.broker.ring_was_heard(lane)
     claimant = claimant or uuid4()
     worked = _try_canaries(runtime, lane, claimant)
-    only_untried, retried_s = False, 0.0
-    while time.monotonic() < give_up_at and retried_s < RETRYING_ENDS_AFTER_S:
+    may_retry = not is_busy or time.monotonic() >= runtime.may_retry_at
+    only_untried, retried_s, others_last_s = not may_retry, 0.0, 0.0
+    while time.monotonic() < give_up_at and retried_s < RETRYING_LASTS_S:
         started = time.monotonic()
         rows = _claim(runtime, lane, claimant, only_untried=only_untried)
         if not rows and not only_untried:
             return worked
-        # Whatever is tried again takes turns with what is new, or a batch taken apart would hold it up.
-        only_untried = bool(rows) and rows[0].attempts > 1
+        if not rows and not may_retry:
+            break
         worked += _settle_groups(runtime, _groups(rows), give_up_at=give_up_at)
-        retried_s += time.monotonic() - started if only_untried else 0.0
+        # Whatever is tried again takes turns with what is new, or a batch taken apart would hold it up.
+        is_retry = bool(rows) and rows[0].attempts > 1
+        only_untried = is_retry or not may_retry
+        if is_retry:
+            took_s = time.monotonic() - started
+            retried_s += took_s
+            is_single = rows[0].attempts >= ALONE_FROM
+            others_last_s += took_s * (OTHERS_LAST_AFTER_SINGLES if is_single else OTHERS_LAST_AFTER_SLICES)
+            runtime.may_retry_at = time.monotonic() + others_last_s
     free(runtime, claimant)
     runtime.broker.ring(lane)
     return worked
@@ -76,7 +88,7 @@ def sweep(runtime: Runtime) -> int:
 
 def _claim(runtime: Runtime, lane: int, claimant: UUID, *, only_untried: bool) -> list[Waiting]:
     with runtime.engine.begin() as tx:
-        return inbox.claim(
+        return claims.claim(
             tx,
             **_claiming(runtime, lane, claimant),
             limit=MOST_ROWS_AT_ONCE,
@@ -90,7 +102,7 @@ def _try_canaries(runtime: Runtime, lane: int, claimant: UUID) -> int:
     tried = 0
     for kind in soundness.canary_kinds(runtime):
         with runtime.engine.begin() as tx:
-            row = inbox.claim_canary(tx, **_claiming(runtime, lane, claimant), kind=kind)
+            row = claims.claim_canary(tx, **_claiming(runtime, lane, claimant), kind=kind)
         if row is not None:
             _settle_rows(runtime, [row._replace(alone_until=row.next_item + 1)], is_canary=True)
             free(runtime, claimant)
@@ -128,10 +140,9 @@ def _settle_groups(runtime: Runtime, groups: Sequence[Sequence[Waiting]], *, giv
         except (DatabaseUnavailable, *failures.DatabaseError) as error:
             # Nobody died of these: a database that is busy for long must not set jobs aside. Where it is away, the
             # attempts stay counted, and cost no more than smaller transactions.
-            due_at = now() + timedelta(seconds=PAUSE_WITHOUT_DATABASE_S)
             rest = [row for later in groups[index:] for row in later]
             with contextlib.suppress(*failures.DatabaseError):
-                _give_back(runtime, rest, problem=repr(error)[:1000], due_at=due_at)
+                _give_back(runtime, rest, problem=repr(error)[:1000], waits_s=PAUSE_WITHOUT_DATABASE_S)
             raise
         worked += len(group)
     return worked
@@ -158,8 +169,7 @@ def _settle_rows(runtime: Runtime, rows: Sequence[Waiting], *, is_canary: bool =
             raise
         log.exception("batches met a bug; it counts as an attempt", batches=[str(row.batch_id) for row in rows])
         soundness.has_failed(runtime)
-        due_at = now() + timedelta(seconds=PAUSE_AFTER_A_BUG_S)
-        _release(runtime, rows, uncounted=0, problem=repr(error)[:1000], due_at=due_at)
+        _release(runtime, rows, uncounted=0, problem=repr(error)[:1000], waits_s=PAUSE_AFTER_A_BUG_S)
     else:
         _tell(runtime, organization_id, works, plans, timings)
         soundness.note(runtime, plans)
@@ -176,7 +186,7 @@ def _work(row: Waiting, verdict: Verdict, *, is_canary: bool) -> Work:
     """What to settle of a row now: all that is left, or a slice, or one job, or nothing but its rejection."""
     asked = posting_messages.read_kept(row.payload)
     first = row.next_item
-    if is_canary or row.attempts > 2:  # noqa: PLR2004 - the third try
+    if is_canary or row.attempts >= ALONE_FROM:
         last = first + 1
     else:
         last = min(row.jobs, row.alone_until if row.attempts > 1 else row.jobs)
@@ -219,9 +229,8 @@ def _quarantined(row: Waiting, place: int, key: str | None, asked: object) -> Un
 def _set_apart(runtime: Runtime, row: Waiting) -> None:
     """Nothing is known to be posted, so nothing is at fault: this job waits by itself, and its neighbours are tried."""
     first, waits_s = row.next_item, min(LONGEST_WAIT_S, 2.0 ** (row.attempts - MOST_DEATHS))
-    due_at = now() + timedelta(seconds=waits_s)
     if first + 1 == row.jobs:
-        _release(runtime, [row], uncounted=0, problem=None, due_at=due_at)
+        _release(runtime, [row], uncounted=0, problem=None, waits_s=waits_s)
         return
     place = row.places[first] if row.places else first
     apart = row._replace(
@@ -231,25 +240,22 @@ def _set_apart(runtime: Runtime, row: Waiting) -> None:
         places=[place],
         job_keys=[row.job_keys[first]],
         next_item=0,
-        due_at=due_at,
     )
     with runtime.engine.begin() as tx:
         if inbox.hold(tx, row.organization_id, [row]).get((row.batch_id, row.part)) == first:
-            inbox.insert_waiting(tx, [apart], tried_under=soundness.release())
-            inbox.advance(tx, row, next_item=first + 1, attempts=MOST_DEATHS - 1)
-            inbox.release(tx, row, attempts=MOST_DEATHS - 1, due_at=row.due_at, problem=None)
+            inbox.insert_waiting(tx, [apart], tried_under=soundness.release(), waits_s=waits_s)
+            inbox.advance(tx, row, next_item=first + 1, attempts=ALONE_FROM - 1)
+            inbox.release(tx, row, attempts=ALONE_FROM - 1, waits_s=None, problem=None)
 
 
-def _give_back(
-    runtime: Runtime, rows: Sequence[Waiting], *, problem: str | None, due_at: datetime | None = None
-) -> None:
+def _give_back(runtime: Runtime, rows: Sequence[Waiting], *, problem: str | None, waits_s: float | None = None) -> None:
     """Uncount the attempt: the worker lives, so it was no job that ended it."""
-    _release(runtime, rows, uncounted=1, problem=problem, due_at=due_at)
+    _release(runtime, rows, uncounted=1, problem=problem, waits_s=waits_s)
 
 
 def _release(
-    runtime: Runtime, rows: Sequence[Waiting], *, uncounted: int, problem: str | None, due_at: datetime | None
+    runtime: Runtime, rows: Sequence[Waiting], *, uncounted: int, problem: str | None, waits_s: float | None
 ) -> None:
     with runtime.engine.begin() as tx:
         for row in rows:
-            inbox.release(tx, row, attempts=row.attempts - uncounted, due_at=due_at or row.due_at, problem=problem)
+            inbox.release(tx, row, attempts=row.attempts - uncounted, waits_s=waits_s, problem=problem)

@@ -36,6 +36,38 @@ CREATE FUNCTION ledgermill_api.find_outcomes(sha256s bytea[], job_ids uuid[])
     END $$;
 
 
+-- As in 0002, but what is due as it is accepted is so by the database's clock: that of an API may be hours off. As given,
+-- where that is within the second before.
+CREATE OR REPLACE FUNCTION ledgermill_api.accept_jobs(sha256s bytea[], batch_ids uuid[], lanes int[], kinds text[],
+                                                      payloads bytea[], job_keys text[], accepted_ats timestamptz[],
+                                                      due_ats timestamptz[], correlations text[])
+    RETURNS TABLE (place bigint, organization_state text)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = ledgermill, pg_temp
+    AS $$
+    BEGIN
+        RETURN QUERY
+            WITH asked AS MATERIALIZED (
+                SELECT a.*, k.organization_id, k.principal_id, o.state AS organization_state
+                FROM unnest(sha256s, batch_ids, lanes, kinds, payloads, job_keys, accepted_ats, due_ats, correlations)
+                     WITH ORDINALITY
+                     AS a (sha256, batch_id, lane, kind, payload, job_key, accepted_at, due_at, correlation, place)
+                JOIN api_key k ON k.key_sha256 = a.sha256
+                    AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+                    AND 'post' = ANY (k.scopes)
+                JOIN organization o ON o.organization_id = k.organization_id
+            ), accepted AS (
+                INSERT INTO inbox (organization_id, batch_id, lane, kind, payload, jobs, job_keys, accepted_at, due_at,
+                                   principal_id, correlation)
+                SELECT i.organization_id, i.batch_id, i.lane, i.kind, i.payload, 1, ARRAY[i.job_key], i.accepted_at,
+                       greatest(CASE i.due_at WHEN i.accepted_at THEN least(i.due_at, now()) ELSE i.due_at END,
+                                now() - interval '1 second'),
+                       i.principal_id, i.correlation
+                FROM asked i WHERE i.organization_state <> 'draining'
+            )
+            SELECT asked.place, asked.organization_state FROM asked;
+    END $$;
+
+
 -- For how long the oldest due batch of each lane has waited, in seconds. Of what is due the first thousand rows are
 -- looked at, by index: where a paused organization fills them, the lanes behind it count as having none.
 CREATE FUNCTION ledgermill_api.oldest_due(lanes int) RETURNS TABLE (lane int, oldest_s double precision)
