@@ -44,6 +44,8 @@ SETTINGS: Mapping[str, str] = {
     "synchronous_commit": "on",
     "full_page_writes": "on",
     "max_wal_size": "4GB",
+    # Files of the log that are kept for use again: making a new one holds up a commit for 50 ms.
+    "min_wal_size": "512MB",
     "checkpoint_timeout": "15min",
     "random_page_cost": "1.1",
     "timezone": "UTC",

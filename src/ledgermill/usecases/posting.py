@@ -89,6 +89,8 @@ def settle(runtime: Runtime, organization_id: int, works: Sequence[Work], timing
 
 def tell(runtime: Runtime, organization: str, batches: Iterable[UUID], plans: Sequence[Plan], timings: Timings) -> None:
     """After the commit: wake who waits, count what was done, and log it."""
+    batches = list(batches)
+    runtime.broker.tell_settled(batches)
     posted = Counter(job.kind for plan in plans for job in plan.posted)
     rejected = Counter((job.kind, job.error.code) for plan in plans for job in plan.rejected)
     replayed = sum(len(plan.replays) for plan in plans)
@@ -97,8 +99,6 @@ def tell(runtime: Runtime, organization: str, batches: Iterable[UUID], plans: Se
     counters |= {f"rejected:{kind}:{code}": jobs_ for (kind, code), jobs_ in rejected.items()}
     counters |= {"batches": 1, "batch_jobs": total, f"batch_le:{_bucket(total)}": 1}
     counters |= {f"seconds:{phase}": seconds for phase, seconds in timings.seconds.items()}
-    batches = list(batches)
-    runtime.broker.tell_settled(batches)
     runtime.broker.count(counters)
     log.info(
         "settled",
