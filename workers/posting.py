@@ -75,10 +75,14 @@ def _drain(queue: str, taker: str, stay_s: float, gone: Sequence[str]) -> list[S
                 break
             settled, lanes = _settle(queue, taken, timings)
             shown += settled
-            with timings.phase("ack"):
-                intake.drop()
-            for lane in sorted(lanes):  # a ring may be lost, and what the inbox holds may end this process
+            if (
+                lanes and len(taken.messages) > 1
+            ):  # what the inbox holds may end this process, and a ring may come again
+                _drop(intake, timings)
+            for lane in sorted(lanes):
                 _look(lane, claimant=UUID(taker), is_busy=bool(settled))
+        else:
+            _drop(intake, timings)
         runtime().broker.count({f"seconds:{phase}": s for phase, s in timings.seconds.items()})
     except (MemoryError, NotKeptError) as error:
         # What was taken comes again as redelivered, and then its attempts are counted.
@@ -94,6 +98,11 @@ def _drain(queue: str, taker: str, stay_s: float, gone: Sequence[str]) -> list[S
         intake.give_back()
         _pause()
     return shown
+
+
+def _drop(intake: Intake, timings: Timings) -> None:
+    with timings.phase("ack"):
+        intake.drop()
 
 
 def _next(intake: Intake, stay_s: float, timings: Timings) -> Taken | None:

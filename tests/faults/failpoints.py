@@ -160,6 +160,7 @@ def install() -> None:
     from ledgermill.broker.publishing import Broker  # noqa: PLC0415
     from ledgermill.storage import claims, connections, inbox  # noqa: PLC0415
     from ledgermill.usecases import delivery, posting, waiting  # noqa: PLC0415
+    from workers import posting as worker  # noqa: PLC0415
 
     _wrap(Bell, "ring", before="P1")
     _wrap(Broker, "ring", after="P2", only="api")
@@ -167,7 +168,8 @@ def install() -> None:
     _wrap(Intake, "take", after="X1", error=MemoryError, only_if=bool)
     _wrap(claims, "claim", before="P4")
     _wrap(waiting, "_settle_groups", before="P5")
-    _wrap(Intake, "drop", before="P8", after="P9")
+    _wrap(worker, "_settle", after="P8")
+    _wrap(worker, "_drain", after="P9")
     for keeping in ("_keep", "_keep_for_later"):
         _wrap(delivery, keeping, after="X2", error=lambda: psycopg.OperationalError("a failpoint: no answer to COMMIT"))
     _wrap(inbox, "lanes_to_ring", after="S1", only_if=bool)

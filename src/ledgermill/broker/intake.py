@@ -16,7 +16,8 @@ PRIORITIES: Final = ("", "\x06\x163", "\x06\x166", "\x06\x169")  # how Celery na
 # messages, bytes. ZREM first: where Redis is full it refuses whatever may need memory, unless a script has written
 # already, and only taking what waits makes room.
 _TAKE: Final = """
-redis.call('ZREM', KEYS[1], '')
+redis.call('ZREM', KEYS[1], ARGV[2])
+redis.call('DEL', KEYS[2])
 local at = redis.call('TIME')
 local now = at[1] * 1000 + math.floor(at[2] / 1000)
 local late = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 1)[1]
@@ -75,7 +76,10 @@ class Intake:
         self._giving_back = client.register_script(_GIVE_BACK)
 
     def take(self, *, most_messages: int = MOST_MESSAGES, most_bytes: int = MOST_BYTES) -> Taken | None:
-        """The list of a taker that is gone, else up to so many messages; None where nothing waits."""
+        """The list of a taker that is gone, else up to so many messages; None where nothing waits.
+
+        What this one took before is settled: it is dropped in the same step.
+        """
         lists = [self._queue + priority for priority in PRIORITIES]
         keys = [self._leases, self._prefix + self._taker, left_key(self._queue), *lists]
         arguments: list[str | int] = [self._prefix, self._taker, self._lease_ms, most_messages, most_bytes]
