@@ -5,11 +5,12 @@ import json
 import os
 import random
 import secrets
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -300,6 +301,7 @@ def worker_process(
             cwd=ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         eventually(lambda: alive.exists() or process.poll() is not None, within_s=40)
@@ -307,11 +309,11 @@ def worker_process(
         yield WorkerProcess(process, log)
     finally:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with suppress(ProcessLookupError):  # its beat outlives a worker that ended itself
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @contextmanager
