@@ -53,6 +53,23 @@ def test_messages_come_oldest_first_and_stay_in_redis_until_they_are_dropped(red
     assert redis.keys("*") == [COUNT]
 
 
+def test_the_next_take_drops_what_its_taker_settled_and_nothing_of_others(redis: Redis) -> None:
+    put(redis, b"1", b"2", b"3")
+    taker, other = intake(redis, "a"), intake(redis, "b")
+    taker.take(most_messages=1)
+    other.take(most_messages=1)
+
+    again = taker.take()
+
+    assert again is not None
+    assert again.messages == [b"3"]
+    assert redis.lrange("ledgermill:taken:posting:a", 0, -1) == [b"3"]
+    assert redis.lrange("ledgermill:taken:posting:b", 0, -1) == [b"2"]
+    assert taker.take() is None
+    assert redis.zrange(leases_key(QUEUE), 0, -1) == [b"b"]
+    assert not redis.exists("ledgermill:taken:posting:a")
+
+
 def test_nothing_waits_in_an_empty_queue(redis: Redis) -> None:
     assert intake(redis, "a").take() is None
     assert not intake(redis, "a").is_waiting()

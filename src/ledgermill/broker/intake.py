@@ -24,7 +24,7 @@ local late = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 1)[1]
 if late then
     redis.call('ZREM', KEYS[1], late)
     if redis.call('EXISTS', ARGV[1] .. late) == 1 then
-        if late ~= ARGV[2] then redis.call('RENAME', ARGV[1] .. late, KEYS[2]) end
+        redis.call('RENAME', ARGV[1] .. late, KEYS[2])
         redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[2])
         return {1, redis.call('LRANGE', KEYS[2], 0, -1)}
     end
